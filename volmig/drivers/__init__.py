@@ -1,0 +1,25 @@
+"""Backend drivers, and the contract that they fulfil."""
+
+from volmig.drivers.base import (
+    INTERFACE_VERSION,
+    Capability,
+    ConnectionInfo,
+    ConnectorProperties,
+    MigrationHost,
+    PoolStats,
+    VolumeDriver,
+    VolumeStats,
+    VolumeUpdate,
+)
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "Capability",
+    "ConnectionInfo",
+    "ConnectorProperties",
+    "MigrationHost",
+    "PoolStats",
+    "VolumeDriver",
+    "VolumeStats",
+    "VolumeUpdate",
+]

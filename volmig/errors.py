@@ -1,0 +1,567 @@
+"""Every error that volmig raises, arranged by what the caller can do about it.
+
+* :class:`RequestError`: the request asks for something that cannot be; change the request.
+* :class:`ConfigurationError`: a setting, a plugin or an installed program is wrong; change that.
+* :class:`TemporaryError`: nothing is wrong with the request; try again later.
+* :class:`OperatorError`: storage is not as recorded, or failed; someone has to look at it.
+* :class:`BugError`: volmig or a driver broke its own contract; report it.
+* :class:`CancelledError`: somebody asked for the work to stop, and it did.
+
+An error has a stable ``code`` for programs, a ``message`` that says what happened and where, a
+``hint`` that says what to do, and its facts as ``fields``.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+
+class VolmigError(Exception):
+    """Base of all errors raised by volmig.
+
+    :cvar code: stable identifier; programs may compare it, and it never changes its meaning.
+    :cvar template: the message, formatted with the keyword arguments.
+    :cvar hint_template: what to do next, formatted likewise.
+    """
+
+    code: ClassVar[str] = "error"
+    template: ClassVar[str] = "{reason}"
+    hint_template: ClassVar[str] = ""
+
+    def __init__(self, *, hint: str | None = None, **fields: Any) -> None:
+        self.fields: dict[str, Any] = fields
+        self.message: str = self.template.format(**fields)
+        self.hint: str = self.hint_template.format(**fields) if hint is None else hint
+        super().__init__(self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.hint, self.fields)
+
+    @classmethod
+    def field_names(cls) -> frozenset[str]:
+        """Return the names of the keyword arguments that this error must be given."""
+        parsed = string.Formatter().parse(cls.template + cls.hint_template)
+        return frozenset(name for _, name, _, _ in parsed if name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return code, message and hint as plain values, for a journal or a reply."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def _rebuild(cls: type[VolmigError], hint: str, fields: dict[str, Any]) -> VolmigError:
+    return cls(hint=hint, **fields)
+
+
+def catalogue() -> Iterator[type[VolmigError]]:
+    """Yield every concrete error class, for the documentation and for tests."""
+    pending: list[type[VolmigError]] = [VolmigError]
+    while pending:
+        cls = pending.pop(0)
+        if "code" in vars(cls) and cls is not VolmigError:
+            yield cls
+        pending.extend(sorted(cls.__subclasses__(), key=lambda sub: sub.__name__))
+
+
+# --- change the request -----------------------------------------------------------------------
+
+
+class RequestError(VolmigError):
+    """The request cannot be carried out as it stands; nothing was changed."""
+
+
+class VolumeNotFound(RequestError):
+    """No volume has this id or name."""
+
+    code = "volume-not-found"
+    template = "There is no volume {volume!r}."
+    hint_template = "`volmig volume list` shows the volumes of this store."
+
+
+class VolumeNameAmbiguous(RequestError):
+    """Several volumes have this name."""
+
+    code = "volume-name-ambiguous"
+    template = "The name {volume!r} belongs to {count} volumes: {ids}."
+    hint_template = "Name the volume by its id."
+
+
+class VolumeExists(RequestError):
+    """A volume with this id is already recorded."""
+
+    code = "volume-exists"
+    template = "A volume with the id {volume} is already recorded."
+    hint_template = "Choose another id, or show the present one with `volmig volume show {volume}`."
+
+
+class MigrationNotFound(RequestError):
+    """No migration has this id."""
+
+    code = "migration-not-found"
+    template = "There is no migration {migration!r}."
+    hint_template = "`volmig migration list` shows the migrations of this store."
+
+
+class AddressMalformed(RequestError):
+    """A pool address is not of the form ``host@backend#pool``."""
+
+    code = "address-malformed"
+    template = "{address!r} is not a pool address: {reason}."
+    hint_template = (
+        "Write host@backend#pool; a backend without pools has one pool with the backend's name. "
+        "`volmig pool list` shows the addresses."
+    )
+
+
+class HostNotFound(RequestError):
+    """No known host has this name."""
+
+    code = "host-not-found"
+    template = "There is no host {host!r} (in the address {address}); known hosts: {known}."
+    hint_template = "`volmig pool list` shows the addresses that can be used."
+
+
+class BackendNotFound(RequestError):
+    """No enabled backend has this name."""
+
+    code = "backend-not-found"
+    template = "There is no backend {backend!r} on host {host!r}; enabled backends: {known}."
+    hint_template = "Check enabled_backends in the configuration, or choose one of the backends named."
+
+
+class PoolNotFound(RequestError):
+    """The backend has no pool of this name."""
+
+    code = "pool-not-found"
+    template = "The backend {backend!r} has no pool {pool!r}; its pools: {known}."
+    hint_template = "`volmig pool list` shows the addresses that can be used."
+
+
+class SizeInvalid(RequestError):
+    """A size is not a positive whole number of bytes."""
+
+    code = "size-invalid"
+    template = "{value!r} is not a usable size: {reason}."
+    hint_template = "Give a positive whole number of bytes, or of the unit you add: B, KiB, MiB, GiB or TiB."
+
+
+class RequestInvalid(RequestError):
+    """A value in the request is not acceptable."""
+
+    code = "request-invalid"
+    template = "{what} is not acceptable: {reason}."
+    hint_template = "Correct {what} and repeat the request."
+
+
+class SamePool(RequestError):
+    """The volume is already in the pool that it was asked to move to."""
+
+    code = "same-pool"
+    template = "Volume {volume} is already in {pool}."
+    hint_template = "Choose another pool: `volmig pool list`."
+
+
+class AlreadyMigrating(RequestError):
+    """The volume is being migrated."""
+
+    code = "already-migrating"
+    template = "Volume {volume} is already being migrated (migration {migration})."
+    hint_template = (
+        "Wait for it (`volmig migration watch {migration}`) or cancel it (`volmig migration cancel {migration}`)."
+    )
+
+
+class VolumeMigrating(RequestError):
+    """The volume is being migrated, and the migration cannot give way to this request."""
+
+    code = "volume-migrating"
+    template = "Cannot {operation} volume {volume} while migration {migration} moves it: {reason}."
+    hint_template = "Wait for it: `volmig migration watch {migration}`."
+
+
+class VolumeInUse(RequestError):
+    """The volume is attached, or another process holds it open."""
+
+    code = "volume-in-use"
+    template = "Volume {volume} is in use ({users})."
+    hint_template = "Detach it or stop what uses it, then repeat the request."
+
+
+class VolumeHasSnapshots(RequestError):
+    """The volume has snapshots, which would be lost."""
+
+    code = "volume-has-snapshots"
+    template = "Cannot {operation} volume {volume}: it has {count} snapshot(s)."
+    hint_template = "Delete the snapshots first; they cannot follow the volume."
+
+
+class WrongStatus(RequestError):
+    """The volume's status does not allow the operation."""
+
+    code = "wrong-status"
+    template = "Cannot {operation} volume {volume} in status {status!r}; it must be {allowed}."
+    hint_template = "`volmig volume show {volume}` shows its state and the reason for it."
+
+
+class SizeTooSmall(RequestError):
+    """A volume can only be extended, never shrunk."""
+
+    code = "size-too-small"
+    template = "Volume {volume} has {present} bytes and cannot be extended to {wanted}."
+    hint_template = "Give a size that is larger than the present one."
+
+
+class DestinationTooSmall(RequestError):
+    """The pool has no room for the volume."""
+
+    code = "destination-too-small"
+    template = "{pool} has room for {free} bytes more, and {needed} are needed."
+    hint_template = "Choose another pool, free space there, or wait for other migrations to end."
+
+
+class DestinationReadOnly(RequestError):
+    """The pool accepts no new volumes."""
+
+    code = "destination-read-only"
+    template = "{pool} cannot be written to: {reason}."
+    hint_template = "Choose another pool, or make this one writable."
+
+
+class UnsupportedOperation(RequestError):
+    """The driver does not offer the operation."""
+
+    code = "unsupported-operation"
+    template = "The driver of backend {backend!r} does not offer {operation}."
+    hint_template = "`volmig backend show {backend}` lists what it offers."
+
+
+class UnsupportedFormat(RequestError):
+    """No engine can carry this data format to where it should go."""
+
+    code = "unsupported-format"
+    template = "{what} has the format {format!r}, which cannot be used here: {reason}."
+    hint_template = "Convert it to raw first, or choose an engine that translates the format."
+
+
+class UnsupportedTransfer(RequestError):
+    """The chosen transfer engine cannot serve these ends."""
+
+    code = "unsupported-transfer"
+    template = "The transfer engine {engine!r} cannot do this copy: {reason}."
+    hint_template = "Leave the choice to volmig (engine auto), or choose another engine."
+
+
+class NotManageable(RequestError):
+    """An existing object cannot be taken into management."""
+
+    code = "not-manageable"
+    template = "{reference} cannot be taken into management: {reason}."
+    hint_template = "Name an existing image inside the directory or pool of an enabled backend."
+
+
+class AlreadyManaged(RequestError):
+    """The object belongs to a volume already."""
+
+    code = "already-managed"
+    template = "{reference} is already the storage of volume {volume}."
+    hint_template = "`volmig volume show {volume}` shows it."
+
+
+class CancelTooLate(RequestError):
+    """The migration is past the point where it can be cancelled."""
+
+    code = "cancel-too-late"
+    template = "Migration {migration} can no longer be cancelled: it is in phase {phase!r}."
+    hint_template = "`volmig migration show {migration}` shows how it ended, or wait for its end."
+
+
+# --- change the configuration -----------------------------------------------------------------
+
+
+class ConfigurationError(VolmigError):
+    """volmig cannot work with what it was configured with."""
+
+
+class ConfigFileUnreadable(ConfigurationError):
+    """A configuration file cannot be read or parsed."""
+
+    code = "config-file-unreadable"
+    template = "The configuration file {path} cannot be used: {reason}."
+    hint_template = "Correct the file, or name another with --config-file."
+
+
+class ConfigOptionInvalid(ConfigurationError):
+    """An option's value is missing, malformed or contradicts another."""
+
+    code = "config-option-invalid"
+    template = "Option {option} in [{group}] ({source}) is not usable: {reason}."
+    hint_template = "Correct the option; doc/ describes each one, and so does the sample file."
+
+
+class ConfigOptionUnknown(ConfigurationError):
+    """A backend's group has an option that neither volmig nor its driver knows."""
+
+    code = "config-option-unknown"
+    template = "Option {option} in [{group}] ({source}) is unknown to the driver {driver!r}."
+    hint_template = "Did you mean one of: {known}?"
+
+
+class PluginNotFound(ConfigurationError):
+    """No installed distribution offers the plugin."""
+
+    code = "plugin-not-found"
+    template = "There is no plugin {plugin!r} in {namespace}; installed ones: {known}."
+    hint_template = "Check the spelling, or install the distribution that offers it."
+
+
+class PluginInvalid(ConfigurationError):
+    """A plugin does not fulfil its contract; found while loading it."""
+
+    code = "plugin-invalid"
+    template = "The plugin {plugin!r} in {namespace} (of {distribution}) is not usable: {reason}."
+    hint_template = "Update or repair {distribution}; the driver guide states the contract."
+
+
+class BackendSetupFailed(ConfigurationError):
+    """A driver found that its backend cannot work as configured."""
+
+    code = "backend-setup-failed"
+    template = "Backend {backend!r} cannot be used: {reason}."
+    hint_template = "Correct the options in [{backend}], or the storage that they name."
+
+
+class DatabaseTooNew(ConfigurationError):
+    """The database was written by a newer volmig."""
+
+    code = "database-too-new"
+    template = "The database {database} has the schema {found!r}, which this volmig does not know."
+    hint_template = "Use the volmig that wrote it, or a newer one; this one knows schemas up to {supported}."
+
+
+class DatabaseUnusable(ConfigurationError):
+    """The database cannot be opened or is not one of volmig's."""
+
+    code = "database-unusable"
+    template = "The database {database} cannot be used: {reason}."
+    hint_template = "Check [database] connection, and the rights on its directory."
+
+
+class ProgramMissing(ConfigurationError):
+    """A program that was asked for is not installed."""
+
+    code = "program-missing"
+    template = "The program {program!r} is not installed."
+    hint_template = "Install it (Debian package {package}), or choose another engine."
+
+
+# --- try again later --------------------------------------------------------------------------
+
+
+class TemporaryError(VolmigError):
+    """The request is sound, but cannot be served now."""
+
+
+class BackendDown(TemporaryError):
+    """A backend does not answer, or says that it is out of service."""
+
+    code = "backend-down"
+    template = "Backend {backend!r} is out of service: {reason}."
+    hint_template = "Try again when it is back; `volmig backend list` shows its state."
+
+
+class DriverTimeout(TemporaryError):
+    """A driver call did not end in its time."""
+
+    code = "driver-timeout"
+    template = "Backend {backend!r} did not answer {method} within {seconds} seconds."
+    hint_template = "Check the storage; if it is only slow, raise driver_timeout_seconds for the backend."
+
+
+class StoreConflict(TemporaryError):
+    """Somebody else changed the record between reading and writing it."""
+
+    code = "store-conflict"
+    template = "The record of {kind} {id} was changed by somebody else meanwhile."
+    hint_template = "Read it again and repeat the request."
+
+
+class StoreBusy(TemporaryError):
+    """The database could not be written in time."""
+
+    code = "store-busy"
+    template = "The database {database} stayed locked for {seconds} seconds."
+    hint_template = "Try again; if it lasts, find the process that holds it."
+
+
+class LeaseLost(TemporaryError):
+    """Another worker owns the migration now, so that this one must stop."""
+
+    code = "lease-lost"
+    template = "Migration {migration} is no longer owned by {owner} (epoch {epoch})."
+    hint_template = "Nothing to do: its present owner goes on with it."
+
+
+class EngineClosed(TemporaryError):
+    """The engine is being closed and takes no new work."""
+
+    code = "engine-closed"
+    template = "This engine is closed and takes no new work."
+    hint_template = "Open a new Engine."
+
+
+# --- call an operator -------------------------------------------------------------------------
+
+
+class OperatorError(VolmigError):
+    """Storage failed, or is not as recorded; somebody has to look at it."""
+
+
+class VolumeObjectMissing(OperatorError):
+    """The volume's storage is not where the record says."""
+
+    code = "volume-missing"
+    template = "The storage of volume {volume} is missing: there is no {location}."
+    hint_template = "Find out who removed it; restore it there, then repeat the request."
+
+
+class VolumeSizeMismatch(OperatorError):
+    """The volume's storage has another size than recorded."""
+
+    code = "volume-size-mismatch"
+    template = "Volume {volume} should have {recorded} bytes, but {location} has {actual}."
+    hint_template = "Find out who changed its size; nothing is copied until both agree."
+
+
+class UnsafePath(OperatorError):
+    """The volume's file is a symbolic link, not a regular file, or outside its directory."""
+
+    code = "unsafe-path"
+    template = "{path} is not used as a volume: {reason}."
+    hint_template = "Put a regular file in the backend's own directory in its place."
+
+
+class DiskFull(OperatorError):
+    """There was no space left while writing."""
+
+    code = "disk-full"
+    template = "No space is left for {path} (at byte {offset})."
+    hint_template = "Free space there or choose another pool, then repeat the request."
+
+
+class TransferFailed(OperatorError):
+    """Reading or writing failed in the middle of a copy."""
+
+    code = "transfer-failed"
+    template = "Copying failed at byte {offset} of {path}: {reason}."
+    hint_template = "Check that storage and its logs; the source is unchanged."
+
+
+class SourceTooShort(OperatorError):
+    """The source ended before the volume's size."""
+
+    code = "source-too-short"
+    template = "The source {path} ends at byte {actual}, before its {expected} bytes are read."
+    hint_template = "The volume's storage is incomplete; compare its size with the record."
+
+
+class DestinationTooShort(OperatorError):
+    """The destination object has less room than the volume's size; nothing was written."""
+
+    code = "destination-too-short"
+    template = "The destination {path} has {actual} bytes, and {expected} are to be copied."
+    hint_template = "The driver made too small an object; see its log."
+
+
+class SourceChanged(OperatorError):
+    """The source was written to while it was copied."""
+
+    code = "source-changed"
+    template = "The source {path} was changed by somebody while it was copied ({reason})."
+    hint_template = "Stop what writes to it, or attach it, so that it is known to be in use."
+
+
+class VerificationFailed(OperatorError):
+    """What was read back from the destination is not what was read from the source."""
+
+    code = "verification-failed"
+    template = "{path} does not hold what was copied: first difference at or after byte {offset}."
+    hint_template = "The destination storage is not trustworthy; check it before trying again."
+
+
+class CheckpointMismatch(OperatorError):
+    """A checkpoint belongs to another copy."""
+
+    code = "checkpoint-mismatch"
+    template = "The checkpoint does not belong to this copy: {reason}."
+    hint_template = "Start the copy afresh, without the checkpoint."
+
+
+class DriverFailed(OperatorError):
+    """A driver call raised an error of its own."""
+
+    code = "driver-failed"
+    template = "Backend {backend!r} failed in {method}: {reason}."
+    hint_template = "See the log for the driver's own error, and the storage for its cause."
+
+
+class MigrationFailed(OperatorError):
+    """A migration ended in ``error``; told from its record, by a process that did not run it."""
+
+    code = "migration-failed"
+    template = "Migration {migration} failed ({error_code}): {reason}"
+    hint_template = "`volmig migration show {migration}` shows its history."
+
+
+class LocationDoubtful(OperatorError):
+    """It cannot be said for certain where the volume's data is; nothing was deleted."""
+
+    code = "location-doubtful"
+    template = "Volume {volume} may be in {source} or in {destination}: {reason}."
+    hint_template = "Nothing was deleted. Look at both places before you touch either."
+
+
+# --- report a bug -----------------------------------------------------------------------------
+
+
+class BugError(VolmigError):
+    """A part broke its contract."""
+
+
+class DriverContractBroken(BugError):
+    """A driver returned something that the contract does not allow."""
+
+    code = "driver-contract-broken"
+    template = "The driver {driver} of backend {backend!r} broke its contract in {method}: {reason}."
+    hint_template = "Report it to the driver's authors; volmig.testing.conformance shows it."
+
+
+class InternalError(BugError):
+    """volmig met a state that it rules out."""
+
+    code = "internal-error"
+    template = "volmig met a state that should not be possible: {reason}."
+    hint_template = "Please report it with the output of the same command under --debug."
+
+
+# --- somebody asked for it --------------------------------------------------------------------
+
+
+class CancelledError(VolmigError):
+    """The work was stopped on request."""
+
+
+class TransferCancelled(CancelledError):
+    """A copy was stopped on request."""
+
+    code = "transfer-cancelled"
+    template = "The copy was cancelled after {bytes_done} of {bytes_total} bytes."
+    hint_template = "The destination is incomplete; the source is unchanged."
+
+
+class MigrationCancelled(CancelledError):
+    """A migration was stopped on request, and its destination is gone."""
+
+    code = "migration-cancelled"
+    template = "Migration {migration} was cancelled by {requested_by}."
+    hint_template = "The volume is at its source, unchanged; start a new migration when you like."

@@ -1,0 +1,180 @@
+"""What the core asks of the place where volumes and migrations are recorded.
+
+:class:`Store` is a protocol: a service that embeds volmig and has a volume table of its own can bring an
+implementation over it. :class:`volmig.store.sql.SqlStore` is the one that volmig brings, and
+``volmig.testing.store_contract`` is the suite that any implementation must pass.
+
+All work happens in a transaction. A change names what it was made from (a volume's version, a migration's epoch)
+and fails when that is no longer so; nothing is ever overwritten unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from volmig.model import (
+    JournalEntry,
+    Migration,
+    Phase,
+    Reservation,
+    RetiredObject,
+    Volume,
+    VolumeStatus,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VolumeQuery:
+    """Which volumes to list; None stands for any."""
+
+    name: str | None = None
+    host: str | None = None
+    """A whole pool address, or a prefix of one that ends before ``#`` or ``@``: a backend's or a host's volumes."""
+    status: VolumeStatus | None = None
+    project_id: str | None = None
+    limit: int | None = None
+    marker: str | None = None
+    """Id of the last volume of the page before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MigrationQuery:
+    """Which migrations to list; None stands for any."""
+
+    volume_id: str | None = None
+    phases: Collection[Phase] | None = None
+    limit: int | None = None
+    marker: str | None = None
+    """Id of the last migration of the page before."""
+
+
+class ReadTransaction(Protocol):
+    """A consistent view of the store."""
+
+    def now(self) -> datetime:
+        """Return the time on the store's own clock, in UTC with time zone."""
+
+    def get_volume(self, volume_id: str) -> Volume:
+        """Return a volume. :raises volmig.errors.VolumeNotFound:"""
+
+    def list_volumes(self, query: VolumeQuery = ...) -> Sequence[Volume]:
+        """Return volumes, oldest first (by time of creation, then id).
+
+        :raises volmig.errors.VolumeNotFound: when the marker is not there.
+        """
+
+    def get_migration(self, migration_id: str) -> Migration:
+        """Return a migration. :raises volmig.errors.MigrationNotFound:"""
+
+    def list_migrations(self, query: MigrationQuery = ...) -> Sequence[Migration]:
+        """Return migrations, newest first (by time of creation, then id).
+
+        :raises volmig.errors.MigrationNotFound: when the marker is not there.
+        """
+
+    def read_journal(self, migration_id: str) -> Sequence[JournalEntry]:
+        """Return a migration's journal, oldest entry first; empty when there is none."""
+
+    def list_retired(self, *, due_at: datetime | None = None) -> Sequence[RetiredObject]:
+        """Return the retired objects, or only those whose ``delete_after`` is not after *due_at*."""
+
+    def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:
+        """Return the reservations of a pool, or all."""
+
+
+class WriteTransaction(ReadTransaction, Protocol):
+    """A view that can also change the store; all of its changes happen, durably, or none."""
+
+    def add_volume(self, volume: Volume) -> Volume:
+        """Record a new volume and return it with its times and version 1.
+
+        :raises volmig.errors.VolumeExists: when the id is taken.
+        """
+
+    def update_volume(self, volume: Volume, **changes: Any) -> Volume:
+        """Change fields of the volume whose state *volume* is, and return it as it is then.
+
+        :param changes: fields of :class:`volmig.model.Volume` other than id, version and times.
+        :raises volmig.errors.StoreConflict: when the record's version is not ``volume.version``.
+        :raises volmig.errors.InternalError: when the status may not follow the present one.
+        """
+
+    def remove_volume(self, volume: Volume) -> None:
+        """Remove the record. :raises volmig.errors.StoreConflict: as :meth:`update_volume`."""
+
+    def add_migration(self, migration: Migration) -> Migration:
+        """Record a new migration and return it with its times."""
+
+    def claim_migration(self, migration_id: str, *, owner: str, lease_seconds: float) -> Migration:
+        """Make *owner* its owner, with a lease from now and the next epoch.
+
+        Succeeds when nobody owns it, or when its owner's lease has expired; not when it is final.
+
+        :raises volmig.errors.LeaseLost: when somebody owns it, or it is final.
+        """
+
+    def update_migration(self, migration: Migration, **changes: Any) -> Migration:
+        """Change fields of the migration, and return it as it is then, with what others have changed meanwhile.
+
+        :param migration: any state of it that holds the writer's epoch.
+        :param changes: fields of :class:`volmig.model.Migration` other than id, volume, epoch, creation time and
+            ``cancel_requested_by``.
+        :raises volmig.errors.LeaseLost: when the record's epoch is not ``migration.epoch``.
+        :raises volmig.errors.InternalError: when the phase may not follow the present one.
+        """
+
+    def renew_lease(self, migration: Migration, *, lease_seconds: float) -> Migration:
+        """Extend the lease to *lease_seconds* from now, and return the migration as it is then.
+
+        :raises volmig.errors.LeaseLost: as :meth:`update_migration`, or when the lease has expired already.
+        """
+
+    def request_cancel(self, migration_id: str, *, requested_by: str) -> Migration:
+        """Record that somebody wants the migration cancelled; whoever asked first stays recorded.
+
+        :raises volmig.errors.CancelTooLate: when its phase no longer allows that (a phase that is
+            being cancelled already does allow it).
+        """
+
+    def append_journal(self, entry: JournalEntry) -> None:
+        """Append an entry; its sequence and time are the store's."""
+
+    def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
+        """Claim room in a pool: succeeds when all reservations of the pool together stay within *limit_bytes*.
+
+        :raises volmig.errors.DestinationTooSmall: otherwise, with what is left as ``free``.
+        """
+
+    def release(self, reservation_id: str) -> None:
+        """Give room back. Succeeds when there is no such reservation."""
+
+    def add_retired(self, retired: RetiredObject) -> None:
+        """Record an object that waits for deletion."""
+
+    def update_retired(self, retired_id: str, *, attempts: int, last_error: str) -> None:
+        """Record that a deletion was tried and failed."""
+
+    def remove_retired(self, retired_id: str) -> None:
+        """Forget a retired object, since it is gone. Succeeds when there is no such record."""
+
+
+class Store(Protocol):
+    """Where volumes and migrations are recorded; used from several threads and processes at once."""
+
+    def reading(self) -> AbstractContextManager[ReadTransaction]:
+        """Begin a consistent view."""
+
+    def writing(self) -> AbstractContextManager[WriteTransaction]:
+        """Begin a change: committed, durably, when the block ends, and undone when it raises.
+
+        Writers come one after another: what a transaction has read is still so when it commits.
+
+        :raises volmig.errors.StoreBusy: when the turn does not come in time.
+        """
+
+    def close(self) -> None:
+        """Give back what the store holds; it is not used afterwards."""

@@ -1,0 +1,155 @@
+"""What a copy is asked for, what it reports, and what an engine must do.
+
+An *end* of a copy is a path (a block device or a regular file) or a file-like handle. Engines are entry points in
+the namespace ``volmig.transfer_engines``; :func:`volmig.transfer.copy` chooses one, runs it and verifies its work.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, TypeAlias
+
+if TYPE_CHECKING:
+    from volmig.transfer.control import Control
+
+End: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+
+INTERFACE_VERSION = (1, 0)
+
+
+class Verify(enum.StrEnum):
+    """How the arrived data is compared with what left."""
+
+    NONE = "none"
+    """Not at all."""
+    DIGEST = "digest"
+    """The destination is read back past the cache, and its digest compared with that of what was read."""
+    COMPARE = "compare"
+    """Both ends are read again and compared byte for byte; the digests are reported too."""
+
+
+class CopyStage(enum.StrEnum):
+    """What a copy is doing."""
+
+    COPY = "copy"
+    FLUSH = "flush"
+    VERIFY = "verify"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyOptions:
+    """How to copy."""
+
+    engine: str = "auto"
+    """Name of an engine, or ``auto``: the best that can serve the ends."""
+    verify: Verify = Verify.DIGEST
+    destination_is_zero: bool = False
+    """The destination is known to read as zeroes everywhere, so that zeroes need not be written to it."""
+    bandwidth_limit_bytes: int = 0
+    """Bytes a second at most; 0 for no limit. It can be changed on the running copy through its control."""
+    chunk_bytes: int = 1024 * 1024
+    """Size of one request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferProgress:
+    """How far a copy is; given to the progress callback a few times a second."""
+
+    stage: CopyStage
+    bytes_total: int
+    """Bytes that this stage deals with in all."""
+    bytes_done: int
+    """Bytes dealt with: copied, or known to be zeroes and passed over."""
+    bytes_skipped: int
+    """The part of ``bytes_done`` that was passed over as holes or zeroes."""
+    rate_bytes: float
+    """Bytes dealt with per second, over the last few seconds."""
+    eta_seconds: float | None
+    """Seconds to the end of the stage at the present rate, judged by the data that is left and not by holes;
+    None while unknown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HelperProcess:
+    """A program that an engine started; enough to find and stop it after a crash."""
+
+    pid: int
+    """Its process id, which is also that of its process group."""
+    start_time_ticks: int
+    """Its start time as in ``/proc/<pid>/stat``, so that another process with the same id is not mistaken for it."""
+    program: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransferResult:
+    """What a copy did."""
+
+    engine: str
+    engine_reason: str
+    """Why that engine was used."""
+    bytes_total: int
+    bytes_copied: int
+    """Bytes written as data."""
+    bytes_zero: int
+    """Bytes that were holes or zeroes in the source."""
+    copy_seconds: float
+    """Time of copying and flushing."""
+    verify_seconds: float
+    verify: Verify
+    digest_algorithm: str
+    """Name of the digest, or empty with ``verify=none``."""
+    source_digest: str
+    """Digest of what was read from the source, in hexadecimal."""
+    destination_digest: str
+    """Digest of what was read back from the destination; equal to the other, or the copy had failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyJob:
+    """One copy, as an engine sees it."""
+
+    source: End
+    destination: End
+    size_bytes: int
+    options: CopyOptions
+    control: Control
+    advance: Callable[[int, int], None]
+    """Called with (bytes dealt with, bytes of these passed over) since the last call."""
+    on_process: Callable[[HelperProcess], None]
+    """Called with each program that is started, before it can have written anything that matters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineOutcome:
+    """What an engine did."""
+
+    bytes_copied: int
+    bytes_zero: int
+    source_digest: str = ""
+    """Digest of what was read, when the engine saw the data itself; else it is computed by reading again."""
+
+
+class TransferEngine(abc.ABC):
+    """Moves the bytes of one copy."""
+
+    interface_version: ClassVar[tuple[int, int]] = INTERFACE_VERSION
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def refusal(self, source: End, destination: End, options: CopyOptions) -> str:
+        """Return why this engine cannot serve such a copy; empty when it can.
+
+        :raises volmig.errors.ProgramMissing: when a program that it needs is not installed.
+        """
+
+    @abc.abstractmethod
+    def run(self, job: CopyJob) -> EngineOutcome:
+        """Copy ``job.size_bytes`` bytes and flush the destination to stable storage.
+
+        :raises volmig.errors.TransferCancelled: soon after ``job.control`` was cancelled.
+        :raises volmig.errors.OperatorError: when an end fails, is too short, or full.
+        """
