@@ -394,6 +394,14 @@ class StoreBusy(TemporaryError):
     hint_template = "Try again; if it lasts, find the process that holds it."
 
 
+class StoreUnreachable(TemporaryError):
+    """The connection to the database's server broke, or cannot be made any more."""
+
+    code = "store-unreachable"
+    template = "The database {database} cannot be reached: {reason}."
+    hint_template = "Try again when its server is back; a change that was under way may have been recorded."
+
+
 class LeaseLost(TemporaryError):
     """Another worker owns the migration now, so that this one must stop."""
 
@@ -511,6 +519,22 @@ class MigrationFailed(OperatorError):
     code = "migration-failed"
     template = "Migration {migration} failed ({error_code}): {reason}"
     hint_template = "`volmig migration show {migration}` shows its history."
+
+
+class WorkerFailed(OperatorError):
+    """The background process of a migration ended before it had begun."""
+
+    code = "worker-failed"
+    template = "The worker of migration {migration} ended with status {status} before it began: {reason}."
+    hint_template = "See {log}. Nothing was moved."
+
+
+class ObjectLeftBehind(OperatorError):
+    """Something that should have been deleted could not be; it is on record, and will be tried again."""
+
+    code = "object-left-behind"
+    template = "The volume is whole at its source, but {what} could not be taken back: {reason}"
+    hint_template = "It is on record, and deleting it is tried again; mend the storage that refuses it."
 
 
 class LocationDoubtful(OperatorError):

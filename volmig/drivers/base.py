@@ -303,7 +303,7 @@ class VolumeDriver(abc.ABC):
         """Make *volume* visible to other hosts; nothing to do for local storage."""
         return None
 
-    def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:  # noqa: B027: doing nothing is a right default
+    def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:
         """Take back :meth:`create_export`. Succeeds when there is none."""
 
     def _unsupported(self, operation: str) -> errors.UnsupportedOperation:

@@ -33,9 +33,12 @@ class Migration:
     """``none``, ``digest`` or ``compare``."""
     bandwidth_limit_bytes: int = 0
     """Bytes a second that the copy may move at most; 0 for no limit."""
+    stage: str = ""
+    """What the transfer is doing: ``copy``, ``flush`` or ``verify``; empty outside of it."""
     bytes_total: int = 0
+    """Bytes that the stage deals with in all; the volume's size outside of a stage."""
     bytes_done: int = 0
-    """Bytes dealt with so far: copied, or known to be zeroes."""
+    """Bytes that the stage has dealt with so far: copied, or known to be zeroes."""
     rate_bytes: float = 0.0
     """Bytes dealt with in the last second or so, per second."""
     eta_seconds: float | None = None

@@ -27,7 +27,8 @@ class VolumeStatus(enum.StrEnum):
     DELETING = "deleting"
     """Its storage is being removed."""
     ERROR = "error"
-    """An operation on its storage failed halfway; deleting it is still possible."""
+    """An operation on its storage failed halfway, and its ``status_reason`` says which. It can be deleted, and an
+    extension that failed can be tried again."""
 
 
 class MigrationStatus(enum.StrEnum):
@@ -102,15 +103,17 @@ class Method(enum.StrEnum):
     """The data is mirrored while the volume is in use."""
 
 
+# From cancelling and rolling_back a migration goes to completing when a driver has moved the volume by itself and
+# cannot move it back: the volume is whole at its destination then, and nowhere else.
 PHASE_TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
     Phase.QUEUED: frozenset({Phase.STARTING, Phase.CANCELLING, Phase.ROLLING_BACK}),
     Phase.STARTING: frozenset({Phase.MIGRATING, Phase.CANCELLING, Phase.ROLLING_BACK}),
     Phase.MIGRATING: frozenset({Phase.COMPLETING, Phase.CANCELLING, Phase.ROLLING_BACK}),
     Phase.COMPLETING: frozenset({Phase.SUCCESS, Phase.ROLLING_BACK}),
     Phase.SUCCESS: frozenset(),
-    Phase.CANCELLING: frozenset({Phase.CANCELLED, Phase.ERROR}),
+    Phase.CANCELLING: frozenset({Phase.CANCELLED, Phase.ERROR, Phase.COMPLETING}),
     Phase.CANCELLED: frozenset(),
-    Phase.ROLLING_BACK: frozenset({Phase.ERROR}),
+    Phase.ROLLING_BACK: frozenset({Phase.ERROR, Phase.COMPLETING}),
     Phase.ERROR: frozenset(),
 }
 
@@ -134,11 +137,12 @@ VOLUME_TRANSITIONS: Final[Mapping[VolumeStatus, frozenset[VolumeStatus]]] = {
             VolumeStatus.MAINTENANCE,
             VolumeStatus.EXTENDING,
             VolumeStatus.DELETING,
+            VolumeStatus.ERROR,
         }
     ),
     VolumeStatus.IN_USE: frozenset({VolumeStatus.AVAILABLE}),
-    VolumeStatus.MAINTENANCE: frozenset({VolumeStatus.AVAILABLE}),
+    VolumeStatus.MAINTENANCE: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.EXTENDING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.DELETING: frozenset({VolumeStatus.ERROR}),
-    VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING}),
+    VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING, VolumeStatus.EXTENDING}),
 }
