@@ -1,0 +1,150 @@
+"""Finding plugins by name and refusing those that cannot work, at load.
+
+All plugins are entry points, found with stevedore. What is checked for every kind: it can be imported, it is a class
+of the right kind with nothing left abstract, its interface version fits, and its methods take the arguments that
+they will be called with. An error names the plugin and the distribution that brought it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from stevedore.driver import DriverManager
+from stevedore.exception import MultipleMatches, NoMatches
+
+from volmig import errors
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plugin(Generic[T]):
+    """A plugin that passed the checks."""
+
+    namespace: str
+    name: str
+    cls: type[T]
+    distribution: str
+    """The distribution that brings it, with its version."""
+
+    def invalid(self, reason: object) -> errors.PluginInvalid:
+        """Return the error that says why the plugin is not usable after all."""
+        return errors.PluginInvalid(
+            plugin=self.name, namespace=self.namespace, distribution=self.distribution, reason=reason
+        )
+
+
+def names(namespace: str) -> list[str]:
+    """Return the names of the plugins that are installed in a namespace, sorted."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=namespace)})
+
+
+def load(namespace: str, name: str, base: type[T]) -> Plugin[T]:
+    """Return the plugin *name*, checked against *base*.
+
+    :param base: the abstract class that it must derive from; its ``interface_version`` is the one supported.
+    :param name: name of an entry point, or ``module.path:ClassName``.
+    :raises volmig.errors.PluginNotFound: when there is none.
+    :raises volmig.errors.PluginInvalid: when it does not fulfil its contract.
+    """
+    loaded, distribution = _by_path(namespace, name) if ":" in name else _by_entry_point(namespace, name)
+    plugin = Plugin(namespace=namespace, name=name, cls=loaded, distribution=distribution)
+    if not isinstance(loaded, type) or not issubclass(loaded, base):
+        raise plugin.invalid(f"{loaded!r} is not a class derived from {base.__module__}.{base.__qualname__}")
+    _check_version(plugin, base)
+    if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
+        raise plugin.invalid(f"it does not implement {', '.join(missing)}")
+    for method, function in inspect.getmembers(base, inspect.isfunction):
+        if not method.startswith("_") and getattr(loaded, method) is not function:
+            _check_signature(plugin, method, function)
+    return plugin
+
+
+def _by_path(namespace: str, path: str) -> tuple[Any, str]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute), f"module {module_name}"
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise _unloadable(namespace, path, f"module {module_name}", error) from error
+        raise errors.PluginNotFound(plugin=path, namespace=namespace, known=", ".join(names(namespace))) from error
+    except AttributeError as error:
+        raise errors.PluginNotFound(plugin=path, namespace=namespace, known=", ".join(names(namespace))) from error
+    except Exception as error:
+        raise _unloadable(namespace, path, f"module {module_name}", error) from error
+
+
+def _by_entry_point(namespace: str, name: str) -> tuple[Any, str]:
+    def refuse(_manager: Any, point: importlib.metadata.EntryPoint, error: BaseException) -> None:
+        raise _unloadable(namespace, name, _distribution(point), error) from error
+
+    try:
+        manager: Any = DriverManager(namespace, name, invoke_on_load=False, on_load_failure_callback=refuse)
+    except MultipleMatches as error:
+        points = importlib.metadata.entry_points(group=namespace, name=name)
+        owners = ", ".join(sorted(_distribution(point) for point in points))
+        raise errors.PluginInvalid(
+            plugin=name, namespace=namespace, distribution=owners, reason="several distributions offer it"
+        ) from error
+    except NoMatches as error:
+        known = ", ".join(names(namespace)) or "none"
+        raise errors.PluginNotFound(plugin=name, namespace=namespace, known=known) from error
+    extension = manager[name]
+    return extension.plugin, _distribution(extension.entry_point)
+
+
+def _unloadable(namespace: str, name: str, distribution: str, error: BaseException) -> errors.PluginInvalid:
+    return errors.PluginInvalid(
+        plugin=name,
+        namespace=namespace,
+        distribution=distribution,
+        reason=f"it cannot be loaded: {type(error).__name__}: {error}",
+    )
+
+
+def _distribution(point: importlib.metadata.EntryPoint) -> str:
+    if point.dist is None:
+        return f"module {point.value.partition(':')[0]}"
+    return f"{point.dist.name} {point.dist.version}"
+
+
+def _check_version(plugin: Plugin[Any], base: type[Any]) -> None:
+    supported = base.interface_version
+    version = plugin.cls.interface_version
+    if (
+        not isinstance(version, tuple)
+        or len(version) != 2
+        or not all(isinstance(part, int) for part in version)
+        or version[0] != supported[0]
+        or version[1] > supported[1]
+    ):
+        raise plugin.invalid(f"it is written for interface version {version!r}, and this volmig has {supported!r}")
+
+
+def _check_signature(plugin: Plugin[Any], method: str, contract: Any) -> None:
+    """Refuse a method that cannot be called as the contract's, by position or by name."""
+    found = getattr(plugin.cls, method)
+    if not callable(found):
+        raise plugin.invalid(f"{method} is not a method")
+    wanted = inspect.signature(contract).parameters
+    offered = inspect.signature(found).parameters
+    kinds = {parameter.kind for parameter in offered.values()}
+    takes_any = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
+    named = [
+        parameter
+        for parameter in offered.values()
+        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    ]
+    names_wanted = list(wanted)
+    names_offered = [parameter.name for parameter in named]
+    fits = names_offered[: len(names_wanted)] == names_wanted and all(
+        parameter.default is not parameter.empty for parameter in named[len(names_wanted) :]
+    )
+    if not fits and not takes_any:
+        raise plugin.invalid(
+            f"{method} takes ({', '.join(names_offered)}), and the contract says ({', '.join(names_wanted)})"
+        )
