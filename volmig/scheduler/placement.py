@@ -1,0 +1,46 @@
+"""Whether a volume may be moved at all, and whether a named pool can take it."""
+
+from __future__ import annotations
+
+from volmig import errors
+from volmig.manager.backends import Backends
+from volmig.manager.pools import PoolInfo
+from volmig.model import PoolAddress, Volume, VolumeStatus
+
+
+def check_movable(volume: Volume) -> None:
+    """Refuse a volume whose state does not allow a migration.
+
+    :raises volmig.errors.RequestError: saying what stands against it.
+    """
+    if volume.migration_id is not None:
+        raise errors.AlreadyMigrating(volume=volume.id, migration=volume.migration_id)
+    if volume.attachments or volume.status is VolumeStatus.IN_USE:
+        users = ", ".join(attachment.instance for attachment in volume.attachments)
+        raise errors.VolumeInUse(volume=volume.id, users=f"attached to {users or 'somebody'}")
+    if volume.snapshots:
+        raise errors.VolumeHasSnapshots(operation="migrate", volume=volume.id, count=len(volume.snapshots))
+    if volume.status is not VolumeStatus.AVAILABLE:
+        raise errors.WrongStatus(
+            operation="migrate", volume=volume.id, status=volume.status.value, allowed=VolumeStatus.AVAILABLE.value
+        )
+    if volume.format != "raw":
+        raise errors.UnsupportedFormat(
+            what=f"Volume {volume.id}",
+            format=volume.format,
+            reason="no engine that is installed translates it, and it is never copied blindly",
+        )
+
+
+def check_destination(backends: Backends, volume: Volume, address: str) -> PoolInfo:
+    """Return the pool *address* when it can take *volume*.
+
+    What other migrations have reserved there is not counted here: the store does that in the transaction that makes
+    the reservation, within the pool's ``limit_bytes``.
+
+    :raises volmig.errors.RequestError: when the address is wrong, or the pool cannot take the volume.
+    :raises volmig.errors.BackendDown: when the backend is out of service.
+    """
+    if PoolAddress.parse(address) == PoolAddress.parse(volume.host):
+        raise errors.SamePool(volume=volume.id, pool=address)
+    return backends.pool_with_room(address, volume.size_bytes)
