@@ -1,0 +1,1 @@
+"""Migrations: accepting them, owning them, and running their steps."""

@@ -1,0 +1,56 @@
+"""Programs that a dead worker may have left running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from volmig import errors
+from volmig.model import EntryKind, JournalEntry
+
+LOG = logging.getLogger(__name__)
+
+HELPER_NOTE = "helper-process"
+"""Subject of the journal entry that names a program which an engine started."""
+
+_PATIENCE_SECONDS = 5.0
+
+
+def stop_helpers(entries: Iterable[JournalEntry], *, host: str) -> None:
+    """Stop all programs of this host that the journal names and that still run, and wait until they are gone.
+
+    A program that outlived its worker would go on writing to a destination that is about to be written or deleted.
+
+    :raises volmig.errors.InternalError: when one does not go.
+    """
+    for entry in entries:
+        if entry.kind is EntryKind.NOTE and entry.subject == HELPER_NOTE and entry.data["host"] == host:
+            _stop(int(entry.data["pid"]), int(entry.data["start_time_ticks"]), str(entry.data["program"]))
+
+
+def _stop(pid: int, start_time_ticks: int, program: str) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while _is_running(pid, start_time_ticks):
+        LOG.warning("stopping %s (process %d), which outlived its worker", program, pid)
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        if time.monotonic() > deadline:
+            raise errors.InternalError(reason=f"{program} (process {pid}) of a dead worker cannot be stopped")
+        time.sleep(0.02)
+
+
+def _is_running(pid: int, start_time_ticks: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    # The name in parentheses may hold anything, so that the fields are counted from its end.
+    fields = stat.rpartition(")")[2].split()
+    state, started = fields[0], int(fields[19])
+    return started == start_time_ticks and state not in "ZX"

@@ -1,0 +1,213 @@
+"""One migration as its steps see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from volmig import errors
+from volmig.manager.backend import Backend
+from volmig.manager.backends import Backends
+from volmig.migration.ownership import OwnedMigration
+from volmig.migration.settings import Settings
+from volmig.model import EntryKind, JournalEntry, Migration, Phase, RequestContext, Volume, VolumeStatus
+from volmig.store import Store
+from volmig.store.base import WriteTransaction
+from volmig.transfer import End, TransferResult
+
+
+@dataclass(kw_only=True)
+class Ends:
+    """What the connected volumes are read from and written to, and how to let go of them."""
+
+    source: End | None = None
+    destination: End | None = None
+    releases: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Move:
+    """The state that the steps of one migration share, and their way to the store.
+
+    Everything that must survive the process is in the store; what is here can be found again from there.
+    """
+
+    def __init__(self, store: Store, backends: Backends, settings: Settings, owned: OwnedMigration) -> None:
+        self.store = store
+        self.backends = backends
+        self.settings = settings
+        self.owned = owned
+        self.ends = Ends()
+        self.transferred: TransferResult | None = None
+        """What the copy that this process made has found."""
+        self.source_update: Mapping[str, Any] = {}
+        """Changes to the volume's record that moving it back to its source asks for."""
+        with store.reading() as view:
+            migration = view.get_migration(owned.migration.id)
+            self._volume = view.get_volume(migration.volume_id)
+            self._journal: list[JournalEntry] = list(view.read_journal(migration.id))
+        self._unwritten: list[JournalEntry] = []
+        self._written = len(self._journal)
+        self.epoch_began_at = len(self._journal)
+        self.context = RequestContext(user=migration.requested_by, project_id=self._volume.project_id)
+
+    @property
+    def migration(self) -> Migration:
+        """The migration as last recorded."""
+        return self.owned.migration
+
+    @property
+    def volume(self) -> Volume:
+        """The volume as last recorded."""
+        return self._volume
+
+    @property
+    def source(self) -> Backend:
+        return self.backends.at(self.migration.source)
+
+    @property
+    def destination(self) -> Backend:
+        return self.backends.at(self.migration.destination)
+
+    @property
+    def original_status(self) -> VolumeStatus:
+        """The volume's status before the migration; which is the only one that a migration accepts."""
+        return VolumeStatus.AVAILABLE
+
+    @property
+    def copy_volume(self) -> Volume:
+        """The destination's object, as its driver is told of it while it has an id of its own."""
+        return replace(
+            self._volume,
+            id=self.migration.destination_id,
+            host=self.migration.destination,
+            name_id=None,
+            provider_location=self.recorded("create_destination", "provider_location"),
+            provider_id=self.recorded("create_destination", "provider_id"),
+            status=VolumeStatus.CREATING,
+            migration_id=self.migration.id,
+        )
+
+    @property
+    def source_volume(self) -> Volume:
+        """The volume at its source, as its driver is told of it before and after the commit point."""
+        return replace(
+            self._volume,
+            host=self.migration.source,
+            name_id=self.recorded_source("name_id"),
+            provider_location=self.recorded_source("provider_location"),
+            provider_id=self.recorded_source("provider_id"),
+        )
+
+    @property
+    def committed(self) -> bool:
+        """Whether the commit point is passed: the record names the destination."""
+        return self._volume.host == self.migration.destination
+
+    # --- journal ------------------------------------------------------------------------------
+
+    def has(self, kind: EntryKind, step: str, *, before_this_run: bool = False) -> bool:
+        """Say whether the journal, or its part from before this process took over, has such an entry."""
+        entries = self._journal[: self.epoch_began_at] if before_this_run else self._journal
+        return any(entry.kind is kind and entry.subject == step for entry in entries)
+
+    def recorded(self, step: str, key: str) -> Any:
+        """Return a fact from the outcome of a step, or from a note; None when there is none."""
+        for entry in reversed(self._journal):
+            if entry.kind in (EntryKind.DONE, EntryKind.NOTE) and entry.subject == step and key in entry.data:
+                return entry.data[key]
+        return None
+
+    def recorded_source(self, key: str) -> Any:
+        """Return a field of the volume's record as it was when the migration was accepted."""
+        return self.recorded("reserve", key)
+
+    def entries(self) -> Sequence[JournalEntry]:
+        """Return the journal, with what will be written next."""
+        return tuple(self._journal)
+
+    def note(self, kind: EntryKind, subject: str, data: Mapping[str, Any] | None = None) -> None:
+        """Add an entry, to be written with the next transaction."""
+        entry = JournalEntry(
+            migration_id=self.migration.id,
+            kind=kind,
+            subject=subject,
+            actor=self.migration.owner,
+            epoch=self.migration.epoch,
+            data=dict(data or {}),
+        )
+        self._journal.append(entry)
+        self._unwritten.append(entry)
+
+    # --- store --------------------------------------------------------------------------------
+
+    @contextmanager
+    def recording(self) -> Iterator[Recording]:
+        """Begin a transaction that also writes the noted entries, and fails when this worker is no longer the owner.
+
+        :raises volmig.errors.LeaseLost: when another owns the migration by now.
+        """
+        if self.owned.lost:
+            migration = self.migration
+            raise errors.LeaseLost(migration=migration.id, owner=migration.owner, epoch=migration.epoch)
+        known, unwritten = len(self._journal), len(self._unwritten)
+        try:
+            with self.store.writing() as transaction:
+                recording = Recording(transaction, self.migration, self._volume)
+                yield recording
+                # Also when nothing of it changes: this compares the epoch.
+                recording.update_migration()
+                for entry in self._unwritten:
+                    transaction.append_journal(entry)
+        except BaseException:
+            # What was noted inside did not happen.
+            del self._journal[known:]
+            del self._unwritten[unwritten:]
+            raise
+        self._unwritten.clear()
+        self._written = len(self._journal)
+        self._volume = recording.volume
+        self.owned.record(recording.migration)
+
+    def refresh(self) -> None:
+        """Read everything again, after a transaction whose end is not known."""
+        with self.store.reading() as view:
+            migration = view.get_migration(self.migration.id)
+            self._volume = view.get_volume(migration.volume_id)
+            written = list(view.read_journal(migration.id))
+        if len(written) > self._written:
+            # It was committed after all, and with it what waited to be written.
+            self._unwritten.clear()
+        self._written = len(written)
+        self._journal = written + self._unwritten
+        self.owned.record(migration)
+
+    def enter(self, recording: Recording, phase: Phase) -> None:
+        """Change the phase, and the volume's migration status with it."""
+        recording.update_migration(phase=phase)
+        if recording.volume.migration_status is not phase.public_status:
+            recording.update_volume(migration_status=phase.public_status)
+        self.note(EntryKind.PHASE, phase.value)
+
+
+class Recording:
+    """A transaction on a migration and its volume."""
+
+    def __init__(self, transaction: WriteTransaction, migration: Migration, volume: Volume) -> None:
+        self.transaction = transaction
+        self.migration = migration
+        self.volume = volume
+
+    def update_migration(self, **changes: Any) -> None:
+        """Change the migration's record."""
+        self.migration = self.transaction.update_migration(self.migration, **changes)
+
+    def update_volume(self, **changes: Any) -> None:
+        """Change the volume's record."""
+        current = self.transaction.get_volume(self.volume.id)
+        if current.migration_id != self.migration.id:
+            raise errors.InternalError(
+                reason=f"volume {current.id} is locked by {current.migration_id}, not by {self.migration.id}"
+            )
+        self.volume = self.transaction.update_volume(current, **changes)

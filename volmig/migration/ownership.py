@@ -1,0 +1,199 @@
+"""Owning a migration: the lease, its renewal, and what a worker learns while it renews.
+
+A worker owns a migration for the time of its lease, on the store's clock. One thread renews the leases of all
+migrations that the process owns, records their progress, and picks up requests to cancel. A worker that can no
+longer renew gives up before its lease ends, by its own monotonic clock: from then on another may take over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from volmig import errors
+from volmig.migration.settings import Settings
+from volmig.model import Migration
+from volmig.store import Store
+from volmig.transfer import Control, TransferProgress
+
+LOG = logging.getLogger(__name__)
+
+_SAFE_PART_OF_LEASE = 2 / 3
+"""A worker that could not renew for this part of the lease's time gives up; the rest is for what is under way."""
+
+
+class OwnedMigration:
+    """A migration that this process runs, with its live figures."""
+
+    def __init__(self, migration: Migration, *, renewed_at: float) -> None:
+        self.control = Control(limit_bytes=migration.bandwidth_limit_bytes)
+        self.renewed_at = renewed_at
+        self.error: BaseException | None = None
+        """What ended it, when it did not succeed."""
+        self._migration = migration
+        self._lost = False
+        self._ended = False
+        self._changed = threading.Condition()
+
+    @property
+    def migration(self) -> Migration:
+        """The migration as last recorded, with the live figures of its progress."""
+        return self._migration
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is lost, so that nothing more may be written."""
+        return self._lost
+
+    @property
+    def ended(self) -> bool:
+        """Whether this process has finished with it."""
+        return self._ended
+
+    def record(self, migration: Migration) -> None:
+        """Take over the state that the store returned; the figures of progress here are newer."""
+        with self._changed:
+            live = self._migration
+            if not migration.phase.is_final:
+                migration = replace(migration, **_progress_of(live))
+            self._migration = migration
+            self._changed.notify_all()
+        if migration.cancel_requested_by:
+            self.control.cancel()
+
+    def report(self, progress: TransferProgress) -> None:
+        """Take over the figures of a running copy."""
+        with self._changed:
+            self._migration = replace(
+                self._migration,
+                stage=progress.stage.value,
+                bytes_done=progress.bytes_done,
+                bytes_total=progress.bytes_total,
+                rate_bytes=progress.rate_bytes,
+                eta_seconds=progress.eta_seconds,
+            )
+            self._changed.notify_all()
+
+    def leave_transfer(self, bytes_total: int) -> None:
+        """Note that the transfer has ended."""
+        with self._changed:
+            self._migration = replace(
+                self._migration, stage="", bytes_total=bytes_total, bytes_done=bytes_total, eta_seconds=None
+            )
+            self._changed.notify_all()
+
+    def lose(self) -> None:
+        """Stop all work on it: the lease is gone, or about to go."""
+        self._lost = True
+        self.control.cancel()
+
+    def end(self, error: BaseException | None) -> None:
+        """Note that this process has finished with it."""
+        with self._changed:
+            self.error = error
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_for_change(self, seen: Migration, timeout_seconds: float | None) -> bool:
+        """Wait until the state is no longer *seen*, or the end; return whether it has ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._migration is not seen, timeout_seconds)
+            return self._ended
+
+    def wait_for_end(self, timeout_seconds: float | None) -> bool:
+        """Wait for the end; return whether it came."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._ended, timeout_seconds)
+
+
+def _progress_of(migration: Migration) -> dict[str, Any]:
+    fields = ("stage", "bytes_done", "bytes_total", "rate_bytes", "eta_seconds")
+    return {field: getattr(migration, field) for field in fields}
+
+
+class LeaseKeeper:
+    """Renews the leases of all migrations that this process owns."""
+
+    def __init__(self, store: Store, settings: Settings, *, owner: str) -> None:
+        self.owner = owner
+        self._store = store
+        self._settings = settings
+        self._owned: dict[str, OwnedMigration] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
+        """Begin to renew the lease of a migration that was just claimed.
+
+        :param claimed_at: ``time.monotonic()`` from before the claim.
+        """
+        owned = OwnedMigration(migration, renewed_at=claimed_at)
+        with self._lock:
+            self._owned[migration.id] = owned
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="volmig-leases", daemon=True)
+                self._thread.start()
+        return owned
+
+    def get(self, migration_id: str) -> OwnedMigration | None:
+        """Return a migration that this process owns now."""
+        with self._lock:
+            return self._owned.get(migration_id)
+
+    def drop(self, migration_id: str) -> None:
+        """Stop renewing."""
+        with self._lock:
+            self._owned.pop(migration_id, None)
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def beat(self) -> None:
+        """Renew all leases once, and act upon what the store says of them."""
+        with self._lock:
+            owned_now = list(self._owned.values())
+        for owned in owned_now:
+            if not owned.lost:
+                self._renew(owned)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._settings.heartbeat_seconds):
+            self.beat()
+
+    def _renew(self, owned: OwnedMigration) -> None:
+        started = time.monotonic()
+        live = owned.migration
+        try:
+            with self._store.writing() as transaction:
+                current = transaction.renew_lease(live, lease_seconds=self._settings.lease_seconds)
+                if not current.phase.is_final:
+                    current = transaction.update_migration(live, **_progress_of(live))
+        except errors.LeaseLost as error:
+            if not owned.ended:
+                LOG.warning("%s", error)
+                owned.lose()
+            return
+        except errors.VolmigError as error:
+            LOG.warning("renewing the lease of migration %s failed: %s", live.id, error)
+        else:
+            owned.renewed_at = started
+            self._obey(owned, live, current)
+        if time.monotonic() - owned.renewed_at > self._settings.lease_seconds * _SAFE_PART_OF_LEASE:
+            LOG.error("migration %s is given up here, since its lease cannot be renewed", live.id)
+            owned.lose()
+
+    @staticmethod
+    def _obey(owned: OwnedMigration, before: Migration, current: Migration) -> None:
+        if current.cancel_requested_by:
+            owned.record(current)
+        if current.bandwidth_limit_bytes != before.bandwidth_limit_bytes:
+            owned.control.limit_bytes = current.bandwidth_limit_bytes
+            owned.record(current)

@@ -1,0 +1,151 @@
+"""Accepting a migration: everything is checked first, and then recorded in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from volmig import errors
+from volmig.drivers.base import Capability
+from volmig.manager.backend import Backend
+from volmig.manager.backends import Backends
+from volmig.model import (
+    EntryKind,
+    JournalEntry,
+    Method,
+    Migration,
+    MigrationStatus,
+    Phase,
+    RequestContext,
+    Reservation,
+    Volume,
+    VolumeStatus,
+)
+from volmig.scheduler import check_destination, check_movable
+from volmig.store import Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MigrationRequest:
+    """What somebody asks for."""
+
+    volume_id: str
+    destination: str
+    """Pool, as ``host@backend#pool``."""
+    force_host_copy: bool = False
+    lock_volume: bool = False
+    engine: str = "auto"
+    verify: str = "digest"
+    bandwidth_limit_bytes: int = 0
+
+
+def accept(
+    store: Store,
+    backends: Backends,
+    request: MigrationRequest,
+    context: RequestContext,
+    *,
+    owner: str = "",
+    lease_seconds: float = 0.0,
+) -> Migration:
+    """Check a request, reserve room, take the volume's lock and record the migration.
+
+    :param owner: worker that will run it at once; when empty, it waits in ``queued`` without an owner.
+    :raises volmig.errors.VolmigError: when anything stands against it; nothing is changed then.
+    """
+    with store.reading() as view:
+        volume = view.get_volume(request.volume_id)
+    check_movable(volume)
+    pool = check_destination(backends, volume, request.destination)
+    source = backends.of(volume)
+    _check_storage(source, volume)
+    destination = backends.at(request.destination)
+    by_driver = source.can(Capability.NATIVE_MIGRATION) and not request.force_host_copy
+    migration = Migration(
+        id=str(uuid.uuid4()),
+        volume_id=volume.id,
+        source=volume.host,
+        destination=request.destination,
+        destination_id=str(uuid.uuid4()),
+        method=Method.DRIVER if by_driver else host_method(source, destination),
+        force_host_copy=request.force_host_copy,
+        lock_volume=request.lock_volume,
+        engine=request.engine,
+        verify=request.verify,
+        bandwidth_limit_bytes=request.bandwidth_limit_bytes,
+        bytes_total=volume.size_bytes,
+        requested_by=context.user,
+    )
+    with store.writing() as transaction:
+        current = transaction.get_volume(volume.id)
+        check_movable(current)
+        if (current.host, current.backend_id, current.size_bytes) != (
+            volume.host,
+            volume.backend_id,
+            volume.size_bytes,
+        ):
+            raise errors.StoreConflict(kind="volume", id=volume.id)
+        reservation = Reservation(id=migration.id, host=migration.destination, size_bytes=volume.size_bytes)
+        transaction.reserve(reservation, limit_bytes=pool.limit_bytes)
+        transaction.update_volume(
+            current,
+            migration_id=migration.id,
+            migration_status=MigrationStatus.STARTING,
+            status=VolumeStatus.MAINTENANCE if request.lock_volume else current.status,
+            status_reason="",
+        )
+        migration = transaction.add_migration(migration)
+        _journal_acceptance(transaction.append_journal, migration, reservation, current)
+        if owner:
+            migration = transaction.claim_migration(migration.id, owner=owner, lease_seconds=lease_seconds)
+    return migration
+
+
+def host_method(source: Backend, destination: Backend) -> Method:
+    """Return how the host copies between two backends: by file-like handles where one offers nothing else."""
+    by_path = source.can(Capability.LOCAL_PATH) and destination.can(Capability.LOCAL_PATH)
+    by_handle = source.can(Capability.FILE_MODE) or destination.can(Capability.FILE_MODE)
+    return Method.FILE if by_handle and not by_path else Method.BLOCK
+
+
+def _check_storage(source: Backend, volume: Volume) -> None:
+    """Let the driver compare the volume's storage with its record, where that is free of effects."""
+    if source.can(Capability.LOCAL_PATH):
+        source.initialize_connection(volume)
+        source.terminate_connection(volume)
+    elif source.can(Capability.FILE_MODE):
+        source.open_volume(volume, "rb").close()
+    elif not source.volume_exists(volume):
+        raise errors.VolumeObjectMissing(volume=volume.id, location=f"{volume.backend_name} in {volume.host}")
+
+
+def _journal_acceptance(
+    append: Callable[[JournalEntry], None], migration: Migration, reservation: Reservation, volume: Volume
+) -> None:
+    actor = migration.requested_by
+    append(
+        JournalEntry(
+            migration_id=migration.id,
+            kind=EntryKind.PHASE,
+            subject=Phase.QUEUED.value,
+            actor=actor,
+            data={"volume": volume.id, "source": migration.source, "destination": migration.destination},
+        )
+    )
+    append(
+        JournalEntry(
+            migration_id=migration.id,
+            kind=EntryKind.DONE,
+            subject="reserve",
+            actor=actor,
+            data={
+                "reserved_bytes": reservation.size_bytes,
+                "volume_status": volume.status.value,
+                "name_id": volume.name_id,
+                "provider_location": volume.provider_location,
+                "provider_id": volume.provider_id,
+                "destination_id": migration.destination_id,
+            },
+        )
+    )
