@@ -77,7 +77,8 @@ class PoolStats(TypedDict, total=False):
     """How many times its capacity a thin pool may promise; at least 1."""
     thin_provisioning: bool
     location_info: str
-    """Pools with equal text lie in storage that one driver can move volumes within."""
+    """Where the pool's storage lies, in the driver's own terms. ``migrate_volume`` reads the destination's to judge
+    whether it can move a volume there; the core gives it no meaning."""
     read_only: bool
     """No new volumes can be made in it."""
     limits: dict[str, int]
@@ -134,8 +135,9 @@ class VolumeDriver(abc.ABC):
 
     interface_version: ClassVar[tuple[int, int]] = INTERFACE_VERSION
     """Version of the contract that the driver was written for."""
-    capabilities: ClassVar[frozenset[Capability]] = frozenset()
-    """What it promises beyond the required methods."""
+    capabilities: frozenset[Capability] = frozenset()
+    """What it promises beyond the required methods. The class names all that it can do; an object may promise less,
+    where its options say so."""
     vendor_name: ClassVar[str] = "unknown"
     driver_version: ClassVar[str] = "0"
 
@@ -189,7 +191,7 @@ class VolumeDriver(abc.ABC):
 
     @abc.abstractmethod
     def delete_volume(self, volume: Volume) -> None:
-        """Remove the object of *volume*. Succeeds when there is none."""
+        """Remove the object of *volume* from the pool that ``volume.host`` names. Succeeds when there is none."""
 
     @abc.abstractmethod
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
@@ -205,6 +207,8 @@ class VolumeDriver(abc.ABC):
     @abc.abstractmethod
     def initialize_connection(self, volume: Volume, connector: ConnectorProperties) -> ConnectionInfo:
         """Make *volume* reachable for the host that *connector* describes. Repeating it gives the same answer.
+
+        A driver without ``LOCAL_PATH`` whose volumes are reached by ``open_volume`` is not asked during a copy.
 
         :raises volmig.errors.VolumeObjectMissing: when the object is not there.
         :raises volmig.errors.VolumeSizeMismatch: when it has another size than recorded.

@@ -1,0 +1,151 @@
+"""The conformance suite fails for drivers that break the contract: each of these breaks it in one way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_PREAMBLE = """
+import os
+from dataclasses import replace
+import subprocess
+import sys
+
+import pytest
+from volmig import errors
+from volmig.drivers import Capability, VolumeDriver
+from volmig.drivers.fake import FakeDriver
+from volmig.testing.conformance import Backend, DriverConformance
+
+class Base(DriverConformance):
+    __test__ = False
+    driver = FakeDriver
+    options = {}
+
+    @pytest.fixture
+    def backend(self):
+        options = {option.dest: option.default for option in FakeDriver.get_driver_options()}
+        driver = self.driver(host="h", backend="b", options=options | self.options)
+
+        def make_object(pool, data):
+            driver.add_foreign(pool, "foreign", data)
+            return "foreign"
+
+        yield Backend(driver=driver, restart=lambda: driver, make_object=make_object)
+        driver.close()
+
+class TestSound(Base):
+    __test__ = True
+"""
+
+_BROKEN = {
+    "Garbage": ('options = {"fake_faults": ["create_volume:garbage"]}', "test_new_volume_reads_as_zeroes_if_claimed"),
+    "GarbageBehind": (
+        'options = {"fake_faults": ["extend_volume:garbage"]}',
+        "test_extend_keeps_data_and_adds_zeroes_if_claimed",
+    ),
+    "TooSmall": ('options = {"fake_faults": ["create_volume:wrong_size=-1"]}', "test_size_is_exact"),
+    "TooLarge": ('options = {"fake_faults": ["create_volume:wrong_size=1"]}', "test_size_is_exact"),
+    "Nonsense": ('options = {"fake_faults": ["volume_exists:nonsense"]}', "test_volume_exists_between"),
+    "BadStats": ('options = {"fake_faults": ["get_volume_stats:nonsense"]}', "test_stats_have_every_required_key"),
+    "LosesWrites": (
+        'options = {"fake_connection": "handle", "fake_faults": ["write@70000:lost"]}',
+        "test_data_comes_back",
+    ),
+    "FlipsBits": ('options = {"fake_connection": "handle", "fake_faults": ["write@9:flip"]}', "test_data_comes_back"),
+    "CreateOnce": ('options = {"fake_faults": ["create_volume@2:fail"]}', "test_create_repeated_succeeds"),
+    "DeleteOnce": ('options = {"fake_faults": ["delete_volume@3:fail"]}', "test_delete_of_an_absent_volume_succeeds"),
+    "MigrateOnce": ('options = {"fake_faults": ["migrate_volume@2:fail"]}', "test_native_migration_repeated_succeeds"),
+    "RenameOnce": ('options = {"fake_faults": ["update_migrated_volume@2:fail"]}', "test_rename_repeated"),
+    "ExtendOnce": ('options = {"fake_faults": ["extend_volume@2:fail"]}', "test_extend_repeated_succeeds"),
+    "ClaimsMigration": (
+        "class driver(FakeDriver):\n        migrate_volume = VolumeDriver.migrate_volume",
+        "test_native_migration_keeps_the_data_if_claimed",
+    ),
+    "ClaimsHandles": (
+        "class driver(FakeDriver):\n        open_volume = VolumeDriver.open_volume",
+        "test_handle_reads_and_writes_if_claimed",
+    ),
+    "ClaimsRename": (
+        "class driver(FakeDriver):\n        update_migrated_volume = VolumeDriver.update_migrated_volume",
+        "test_rename_gives_the_original_id_if_claimed",
+    ),
+    "ClaimsManage": (
+        "class driver(FakeDriver):\n        manage_existing = VolumeDriver.manage_existing",
+        "test_managed_object_keeps_its_data_if_claimed",
+    ),
+    "ClaimsSnapshots": (
+        "class driver(FakeDriver):\n        def __init__(self, **kwargs):\n            super().__init__(**kwargs)\n"
+        "            self.__dict__['capabilities'] |= {Capability.SNAPSHOTS}",
+        "test_snapshots_come_and_go_if_claimed",
+    ),
+    "HidesMigration": (
+        "class driver(FakeDriver):\n        def __init__(self, **kwargs):\n            super().__init__(**kwargs)\n"
+        "            self.__dict__['capabilities'] -= {Capability.NATIVE_MIGRATION}",
+        "test_native_migration_keeps_the_data_if_claimed",
+    ),
+    "Remembers": (
+        "class driver(FakeDriver):\n        def volume_exists(self, volume):\n            return True",
+        "test_volume_exists_between_create_and_delete",
+    ),
+    "NoSizeCheck": (
+        "class driver(FakeDriver):\n        def _require_size(self, volume, *rest):\n            pass",
+        "test_connection_of_a_volume_of_another_size_is_an_error",
+    ),
+    "CopiesButKeeps": (
+        "class driver(FakeDriver):\n        def migrate_volume(self, ctxt, volume, host):\n"
+        "            self.create_volume(replace(volume, host=host['host']))\n            return True, {}",
+        "test_native_migration_keeps_the_data_if_claimed",
+    ),
+    "MovesForeign": (
+        "class driver(FakeDriver):\n        def migrate_volume(self, ctxt, volume, host):\n            return True, {}",
+        "test_foreign_destination_is_declined_and_the_source_is_whole",
+    ),
+    "Trusting": (
+        "class driver(FakeDriver):\n        def _place(self, volume):\n            name = volume.provider_id or "
+        "os.path.normpath('volume-' + volume.backend_id)\n            return volume.host.split('#')[1], name",
+        "test_hostile_id_is_refused_without_harm",
+    ),
+    "NoMakeObject": (
+        "@pytest.fixture\n    def backend(self):\n        options = {o.dest: o.default for o in "
+        "FakeDriver.get_driver_options()}\n        driver = FakeDriver(host='h', backend='b', options=options)\n"
+        "        yield Backend(driver=driver, restart=lambda: driver)\n        driver.close()",
+        "test_managed_object_keeps_its_data_if_claimed",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, request):
+    """Run the suite once against a sound driver and all the broken ones, in a process of its own."""
+
+    place = tmp_path_factory.mktemp("suite")
+    classes = [f"class Test{name}(Base):\n    __test__ = True\n    {body}\n" for name, (body, _) in _BROKEN.items()]
+    (place / "test_all.py").write_text("\n".join([_PREAMBLE, *classes]))
+    wanted = sorted({test for _, test in _BROKEN.values()})
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "--tb=no", "-p", "no:cacheprovider", "-c", "/dev/null"]
+    selection = f"TestSound or {' or '.join(wanted)}"
+    run = subprocess.run(
+        [*command, "--rootdir", str(place), "-k", selection, str(place / "test_all.py")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    return run.stdout.splitlines()
+
+
+def test_sound_driver_passes_whole(outcomes):
+    sound = [line for line in outcomes if "::TestSound::" in line]
+    assert len([line for line in sound if line.startswith("PASSED")]) > 70
+    assert [line for line in sound if not line.startswith("PASSED")] == []
+
+
+@pytest.mark.parametrize("name", list(_BROKEN))
+def test_broken_driver_fails_the_test_of_its_breach(outcomes, name):
+    test = _BROKEN[name][1]
+    failed = [line for line in outcomes if line.startswith("FAILED") and f"::Test{name}::{test}" in line]
+    assert failed, f"{test} lets {name} pass"
+    assert not [line for line in outcomes if line.startswith("SKIPPED") and f"::Test{name}::" in line]

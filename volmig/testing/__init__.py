@@ -1,0 +1,1 @@
+"""What volmig offers to the tests of those who embed it or write drivers for it."""
