@@ -20,7 +20,7 @@ from volmig.migration.ownership import OwnedMigration
 from volmig.migration.request import host_method
 from volmig.migration.settings import Settings
 from volmig.migration.steps import CannotGoBack, Declined, DriverMove, Step, steps_for
-from volmig.model import EntryKind, Method, Phase, VolumeStatus
+from volmig.model import EntryKind, Method, Migration, Phase, VolumeStatus
 from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class MigrationRunner:
             self._enter_phase_of(step, recording)
             move.note(EntryKind.INTENT, step.name, step.intent(move))
             if recording.migration.cancel_requested_by and not self._is_past_return:
-                raise self._cancellation()
+                raise _cancellation(recording.migration)
         if move.committed:
             self._run_after_commit(step)
             return
@@ -150,7 +150,7 @@ class MigrationRunner:
             migration = self._move.migration
             raise errors.LeaseLost(migration=migration.id, owner=migration.owner, epoch=migration.epoch)
         if self._owned.control.cancelled and not self._is_past_return:
-            raise self._cancellation()
+            raise _cancellation(self._move.migration)
 
     def _run_after_commit(self, step: Step) -> None:
         """Run a step that only clears up; when it keeps failing, what it leaves is on record and is not forgotten."""
@@ -208,7 +208,7 @@ class MigrationRunner:
             self._finish()
             return None
         if isinstance(error, errors.TransferCancelled):
-            error = self._cancellation()
+            error = _cancellation(self._move.migration)
         reason = as_volmig_error(error)
         if isinstance(reason, errors.MigrationCancelled):
             return self._back(reason, Phase.CANCELLING)
@@ -387,18 +387,13 @@ class MigrationRunner:
         """Return why the earlier owner was going back, from its record."""
         migration = self._move.migration
         if migration.phase is Phase.CANCELLING:
-            return self._cancellation()
+            return _cancellation(self._move.migration)
         return errors.MigrationFailed(
             migration=migration.id,
             error_code=migration.error_code,
             reason=migration.error_message,
             hint=migration.error_hint,
         )
-
-    def _cancellation(self) -> errors.MigrationCancelled:
-        migration = self._move.migration
-        who = migration.cancel_requested_by or "the program that runs it"
-        return errors.MigrationCancelled(migration=migration.id, requested_by=who)
 
     def _close_ends(self) -> None:
         """Close what is still open in this process, whatever happened."""
@@ -408,6 +403,11 @@ class MigrationRunner:
                 releases.pop()()
             except Exception:
                 LOG.exception("migration %s: letting go of a volume failed", self._owned.migration.id)
+
+
+def _cancellation(migration: Migration) -> errors.MigrationCancelled:
+    who = migration.cancel_requested_by or "the program that runs it"
+    return errors.MigrationCancelled(migration=migration.id, requested_by=who)
 
 
 def as_volmig_error(error: Exception) -> errors.VolmigError:
