@@ -525,8 +525,8 @@ class WorkerFailed(OperatorError):
     """The background process of a migration ended before it had begun."""
 
     code = "worker-failed"
-    template = "The worker of migration {migration} ended with status {status} before it began: {reason}."
-    hint_template = "See {log}. Nothing was moved."
+    template = "The worker of migration {migration} could not begin: {reason}."
+    hint_template = "Its log is {log}. Nothing was moved; the migration was cancelled."
 
 
 class ObjectLeftBehind(OperatorError):

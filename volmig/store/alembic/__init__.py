@@ -1,0 +1,1 @@
+"""Scripts that upgrade the tables, run by :mod:`volmig.store.upgrade`."""

@@ -1,0 +1,1 @@
+"""One script for each schema; see ``volmig.store.schema.REVISIONS``."""

@@ -1,0 +1,126 @@
+"""Changing the tables.
+
+Every change reads the present record first, inside the same transaction, so that what may follow it is decided by
+:mod:`volmig.store.rules`. The ``UPDATE`` names the version or epoch once more: should a database not make writers
+wait for each other as it was told to, the change fails and is not made over another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from volmig import errors
+from volmig.model import JournalEntry, Migration, Reservation, RetiredObject, Volume
+from volmig.store import rows, rules, statements
+from volmig.store.reading import SqlReadTransaction
+
+
+class SqlWriteTransaction(SqlReadTransaction):
+    """A view that can change the tables; see :class:`volmig.store.base.WriteTransaction`."""
+
+    def add_volume(self, volume: Volume) -> Volume:
+        if self._find_volume(volume.id) is not None:
+            raise errors.VolumeExists(volume=volume.id)
+        added = rules.new_volume(volume, now=self.now())
+        self._run(statements.ADD_VOLUME, rows.to_columns(added))
+        return added
+
+    def update_volume(self, volume: Volume, **changes: Any) -> Volume:
+        present = self._present_volume(volume)
+        changed = rules.changed_volume(present, changes, now=self.now())
+        values = rows.to_columns(changed, [*changes, "version", "updated_at"])
+        values.update(key=volume.id, key_version=volume.version)
+        if self._run(statements.UPDATE_VOLUME, values).rowcount != 1:
+            raise rules.volume_conflict(volume)
+        return changed
+
+    def remove_volume(self, volume: Volume) -> None:
+        values = {"key": volume.id, "key_version": volume.version}
+        if self._run(statements.REMOVE_VOLUME, values).rowcount != 1:
+            raise rules.volume_conflict(volume)
+
+    def _present_volume(self, volume: Volume) -> Volume:
+        present = self._find_volume(volume.id)
+        if present is None or present.version != volume.version:
+            raise rules.volume_conflict(volume)
+        return present
+
+    def add_migration(self, migration: Migration) -> Migration:
+        if self._run(statements.MIGRATION_POSITION, {"key": migration.id}).one_or_none() is not None:
+            raise errors.InternalError(reason=f"migration {migration.id} is recorded already")
+        added = rules.new_migration(migration, now=self.now())
+        self._run(statements.ADD_MIGRATION, rows.to_columns(added))
+        return added
+
+    def claim_migration(self, migration_id: str, *, owner: str, lease_seconds: float) -> Migration:
+        present = self.get_migration(migration_id)
+        claimed = rules.claimed_migration(present, owner=owner, lease_seconds=lease_seconds, now=self.now())
+        return self._store_migration(present, claimed, ["owner", "epoch", "lease_expires_at"])
+
+    def update_migration(self, migration: Migration, **changes: Any) -> Migration:
+        present = self.get_migration(migration.id)
+        changed = rules.changed_migration(present, migration, changes, now=self.now())
+        return self._store_migration(present, changed, changes)
+
+    def renew_lease(self, migration: Migration, *, lease_seconds: float) -> Migration:
+        present = self.get_migration(migration.id)
+        renewed = rules.renewed_migration(present, migration, lease_seconds=lease_seconds, now=self.now())
+        return self._store_migration(present, renewed, ["lease_expires_at"])
+
+    def request_cancel(self, migration_id: str, *, requested_by: str) -> Migration:
+        present = self.get_migration(migration_id)
+        requested = rules.cancel_requested(present, requested_by=requested_by, now=self.now())
+        if requested is present:
+            return present
+        return self._store_migration(present, requested, ["cancel_requested_by"])
+
+    def _store_migration(self, present: Migration, changed: Migration, names: Iterable[str]) -> Migration:
+        values = rows.to_columns(changed, [*names, "updated_at"])
+        values.update(key=present.id, key_epoch=present.epoch)
+        if self._run(statements.UPDATE_MIGRATION, values).rowcount != 1:
+            raise rules.lease_lost(present)
+        return changed
+
+    def append_journal(self, entry: JournalEntry) -> None:
+        row = self._run(statements.LAST_SEQUENCE, {"key": entry.migration_id}).one_or_none()
+        if row is None:
+            raise errors.MigrationNotFound(migration=entry.migration_id)
+        added = rules.new_entry(entry, sequence=(row.last or 0) + 1, now=self.now())
+        self._run(statements.ADD_ENTRY, rows.to_columns(added))
+
+    def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
+        rules.check_reservation(reservation)
+        row = self._run(statements.GET_RESERVATION, {"key": reservation.id}).one_or_none()
+        if rules.reservation_is_repeated(None if row is None else rows.to_reservation(row), reservation):
+            return
+        reserved: int | None = self._run(statements.GET_POOL, {"pool": reservation.host}).scalar_one_or_none()
+        if reserved is None:
+            reserved = 0
+            self._run(statements.ADD_POOL, {"address": reservation.host, "reserved_bytes": reserved})
+        charge = {"pool": reservation.host, "amount": reservation.size_bytes, "limit": limit_bytes}
+        if self._run(statements.CHARGE_POOL, charge).rowcount != 1:
+            raise rules.no_room(reservation, reserved_bytes=reserved, limit_bytes=limit_bytes)
+        self._run(statements.ADD_RESERVATION, rows.to_columns(reservation))
+
+    def release(self, reservation_id: str) -> None:
+        row = self._run(statements.GET_RESERVATION, {"key": reservation_id}).one_or_none()
+        if row is None:
+            return
+        present = rows.to_reservation(row)
+        self._run(statements.REMOVE_RESERVATION, {"key": reservation_id})
+        self._run(statements.DISCHARGE_POOL, {"pool": present.host, "amount": present.size_bytes})
+
+    def add_retired(self, retired: RetiredObject) -> None:
+        if self._run(statements.GET_RETIRED, {"key": retired.id}).one_or_none() is not None:
+            raise errors.InternalError(reason=f"retired object {retired.id} is recorded already")
+        self._run(statements.ADD_RETIRED, rows.to_columns(rules.new_retired(retired)))
+
+    def update_retired(self, retired_id: str, *, attempts: int, last_error: str) -> None:
+        rules.check_text("last_error", last_error)
+        values = {"key": retired_id, "attempts": attempts, "last_error": last_error}
+        if self._run(statements.UPDATE_RETIRED, values).rowcount != 1:
+            raise errors.StoreConflict(kind="retired object", id=retired_id)
+
+    def remove_retired(self, retired_id: str) -> None:
+        self._run(statements.REMOVE_RETIRED, {"key": retired_id})

@@ -1,0 +1,139 @@
+"""The promises of a store about room in pools and retired objects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from volmig import errors
+from volmig.model import (
+    Reservation,
+)
+from volmig.store import Store
+from volmig.testing._store_clock import StoreClock
+from volmig.testing._store_values import (
+    OTHER_POOL,
+    POOL,
+    START,
+    in_threads,
+    make_retired,
+)
+
+
+class RoomContract(StoreClock):
+    """No pool is promised away twice, and no retired object is forgotten."""
+
+    def test_reservations_stay_within_the_limit(self, store: Store) -> None:
+        with store.writing() as writer:
+            writer.reserve(Reservation(id="a", host=POOL, size_bytes=60), limit_bytes=100)
+            writer.reserve(Reservation(id="elsewhere", host=OTHER_POOL, size_bytes=100), limit_bytes=100)
+        with pytest.raises(errors.DestinationTooSmall) as caught, store.writing() as writer:
+            writer.reserve(Reservation(id="b", host=POOL, size_bytes=41), limit_bytes=100)
+        assert caught.value.fields == {"pool": POOL, "free": 40, "needed": 41}
+        with store.writing() as writer:
+            writer.reserve(Reservation(id="b", host=POOL, size_bytes=40), limit_bytes=100)
+        with store.reading() as reader:
+            assert {(item.id, item.size_bytes) for item in reader.list_reservations(POOL)} == {("a", 60), ("b", 40)}
+            assert {item.id for item in reader.list_reservations()} == {"a", "b", "elsewhere"}
+            assert list(reader.list_reservations("no such pool")) == []
+
+    def test_lower_limit_leaves_no_room(self, store: Store) -> None:
+        with store.writing() as writer:
+            writer.reserve(Reservation(id="a", host=POOL, size_bytes=60), limit_bytes=100)
+            with pytest.raises(errors.DestinationTooSmall) as caught:
+                writer.reserve(Reservation(id="b", host=POOL, size_bytes=1), limit_bytes=50)
+        assert caught.value.fields["free"] == 0
+
+    def test_repeated_reservation_counts_once(self, store: Store) -> None:
+        reservation = Reservation(id="a", host=POOL, size_bytes=60)
+        for limit_bytes in (100, 100, 10):
+            with store.writing() as writer:
+                writer.reserve(reservation, limit_bytes=limit_bytes)
+        with store.writing() as writer:
+            writer.reserve(Reservation(id="b", host=POOL, size_bytes=40), limit_bytes=100)
+        with store.reading() as reader:
+            assert len(reader.list_reservations(POOL)) == 2
+
+    @pytest.mark.parametrize("values", [{"size_bytes": 61}, {"host": OTHER_POOL}])
+    def test_other_reservation_with_the_same_id(self, store: Store, values: dict[str, Any]) -> None:
+        reservation = Reservation(id="a", host=POOL, size_bytes=60)
+        with store.writing() as writer:
+            writer.reserve(reservation, limit_bytes=100)
+        with pytest.raises(errors.InternalError, match="60"), store.writing() as writer:
+            writer.reserve(replace(reservation, **values), limit_bytes=100)
+        with store.reading() as reader:
+            assert list(reader.list_reservations()) == [reservation]
+
+    def test_negative_reservation_is_refused(self, store: Store) -> None:
+        with pytest.raises(errors.InternalError), store.writing() as writer:
+            writer.reserve(Reservation(id="a", host=POOL, size_bytes=-1), limit_bytes=100)
+
+    def test_released_room_is_free_again(self, store: Store) -> None:
+        for _ in range(3):
+            with store.writing() as writer:
+                writer.reserve(Reservation(id="a", host=POOL, size_bytes=100), limit_bytes=100)
+            for _ in range(2):
+                with store.writing() as writer:
+                    writer.release("a")
+        with store.reading() as reader:
+            assert list(reader.list_reservations()) == []
+
+    def test_threads_cannot_reserve_beyond_the_limit(self, store: Store) -> None:
+        def reserve(number: int) -> bool:
+            try:
+                with store.writing() as writer:
+                    reservation = Reservation(id=f"migration {number}", host=POOL, size_bytes=30)
+                    writer.reserve(reservation, limit_bytes=100)
+            except errors.DestinationTooSmall:
+                return False
+            return True
+
+        assert in_threads(8, reserve).count(True) == 3
+        with store.reading() as reader:
+            assert sum(item.size_bytes for item in reader.list_reservations(POOL)) == 90
+
+    def test_retired_objects_become_due(self, store: Store) -> None:
+        never = make_retired(delete_after=None)
+        late = make_retired(delete_after=START + timedelta(hours=2))
+        soon = make_retired(delete_after=START + timedelta(hours=1), provider_location="loc", format="qcow2")
+        with store.writing() as writer:
+            for item in (never, late, soon):
+                writer.add_retired(item)
+        with store.reading() as reader:
+            assert list(reader.list_retired()) == [soon, late, never]
+            assert list(reader.list_retired(due_at=START)) == []
+            assert list(reader.list_retired(due_at=START + timedelta(hours=1))) == [soon]
+            # Without a time nothing was decided about its deletion, so that it is never due by itself.
+            assert list(reader.list_retired(due_at=START + timedelta(days=9999))) == [soon, late]
+
+    def test_failed_deletion_is_recorded(self, store: Store) -> None:
+        item = make_retired(delete_after=START)
+        with store.writing() as writer:
+            writer.add_retired(item)
+            writer.update_retired(item.id, attempts=3, last_error="no route " * 100)
+        with store.reading() as reader:
+            assert list(reader.list_retired()) == [replace(item, attempts=3, last_error="no route " * 100)]
+
+    def test_failed_deletion_of_what_is_gone(self, store: Store) -> None:
+        with pytest.raises(errors.StoreConflict), store.writing() as writer:
+            writer.update_retired("gone", attempts=1, last_error="")
+
+    def test_forgotten_object_is_gone(self, store: Store) -> None:
+        item = make_retired()
+        with store.writing() as writer:
+            writer.add_retired(item)
+        for _ in range(2):
+            with store.writing() as writer:
+                writer.remove_retired(item.id)
+        with store.reading() as reader:
+            assert list(reader.list_retired()) == []
+
+    def test_retired_id_is_taken_once(self, store: Store) -> None:
+        item = make_retired()
+        with store.writing() as writer:
+            writer.add_retired(item)
+        with pytest.raises(errors.InternalError, match=item.id), store.writing() as writer:
+            writer.add_retired(item)
