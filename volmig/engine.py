@@ -339,7 +339,7 @@ class Engine:
         :raises volmig.errors.CancelTooLate: when it has ended or has come to its commit point.
         """
         with self._store.writing() as transaction:
-            migration = transaction.request_cancel(migration_id, requested_by=self._context.user)
+            migration = transaction.request_cancel(migration_id, requested_by=self._context.actor)
             now = transaction.now()
         owned = self._leases.get(migration_id)
         if owned is not None:

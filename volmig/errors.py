@@ -403,11 +403,13 @@ class StoreUnreachable(TemporaryError):
 
 
 class LeaseLost(TemporaryError):
-    """Another worker owns the migration now, so that this one must stop."""
+    """A worker does not own the migration, so that it must not touch it: another does, or it has ended."""
 
     code = "lease-lost"
-    template = "Migration {migration} is no longer owned by {owner} (epoch {epoch})."
-    hint_template = "Nothing to do: its present owner goes on with it."
+    template = (
+        "Migration {migration} is not in the hands of {owner} (epoch {epoch}): another worker has it, or it ended."
+    )
+    hint_template = "Nothing to do: whoever has it goes on with it. `volmig migration show {migration}` shows who."
 
 
 class EngineClosed(TemporaryError):

@@ -7,6 +7,7 @@ they will be called with. An error names the plugin and the distribution that br
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -40,7 +41,13 @@ class Plugin(Generic[T]):
 
 def names(namespace: str) -> list[str]:
     """Return the names of the plugins that are installed in a namespace, sorted."""
-    return sorted({point.name for point in importlib.metadata.entry_points(group=namespace)})
+    return sorted({point.name for point in _entry_points(namespace)})
+
+
+@functools.cache
+def _entry_points(namespace: str) -> tuple[importlib.metadata.EntryPoint, ...]:
+    # Looking through all installed distributions takes milliseconds, and they don't change while a process runs.
+    return tuple(importlib.metadata.entry_points(group=namespace))
 
 
 def load(namespace: str, name: str, base: type[T]) -> Plugin[T]:
@@ -85,8 +92,7 @@ def _by_entry_point(namespace: str, name: str) -> tuple[Any, str]:
     try:
         manager: Any = DriverManager(namespace, name, invoke_on_load=False, on_load_failure_callback=refuse)
     except MultipleMatches as error:
-        points = importlib.metadata.entry_points(group=namespace, name=name)
-        owners = ", ".join(sorted(_distribution(point) for point in points))
+        owners = ", ".join(sorted(_distribution(point) for point in _entry_points(namespace) if point.name == name))
         raise errors.PluginInvalid(
             plugin=name, namespace=namespace, distribution=owners, reason="several distributions offer it"
         ) from error

@@ -156,8 +156,7 @@ class Move:
             with self.store.writing() as transaction:
                 recording = Recording(transaction, self.migration, self._volume)
                 yield recording
-                # Also when nothing of it changes: this compares the epoch.
-                recording.update_migration()
+                recording.write()
                 for entry in self._unwritten:
                     transaction.append_journal(entry)
         except BaseException:
@@ -185,29 +184,59 @@ class Move:
 
     def enter(self, recording: Recording, phase: Phase) -> None:
         """Change the phase, and the volume's migration status with it."""
-        recording.update_migration(phase=phase)
-        if recording.volume.migration_status is not phase.public_status:
-            recording.update_volume(migration_status=phase.public_status)
+        recording.enter(phase)
         self.note(EntryKind.PHASE, phase.value)
 
 
 class Recording:
-    """A transaction on a migration and its volume."""
+    """A transaction on a migration and its volume. Changes are collected, and written together."""
 
     def __init__(self, transaction: WriteTransaction, migration: Migration, volume: Volume) -> None:
         self.transaction = transaction
         self.migration = migration
+        """The migration as last written, with what others have changed meanwhile."""
         self.volume = volume
+        self._migration_changes: dict[str, Any] = {}
+        self._volume_changes: dict[str, Any] = {}
+        self._owner_is_checked = False
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that the migration will be in."""
+        phase: Phase = self._migration_changes.get("phase", self.migration.phase)
+        return phase
+
+    def enter(self, phase: Phase) -> None:
+        """Change the phase, and the volume's migration status with it."""
+        if "phase" in self._migration_changes:
+            # Each change of phase is checked by itself.
+            self.write()
+        self.update_migration(phase=phase)
+        if self.volume.migration_status is not phase.public_status:
+            self.update_volume(migration_status=phase.public_status)
 
     def update_migration(self, **changes: Any) -> None:
         """Change the migration's record."""
-        self.migration = self.transaction.update_migration(self.migration, **changes)
+        self._migration_changes.update(changes)
 
     def update_volume(self, **changes: Any) -> None:
         """Change the volume's record."""
-        current = self.transaction.get_volume(self.volume.id)
-        if current.migration_id != self.migration.id:
-            raise errors.InternalError(
-                reason=f"volume {current.id} is locked by {current.migration_id}, not by {self.migration.id}"
-            )
-        self.volume = self.transaction.update_volume(current, **changes)
+        self._volume_changes.update(changes)
+
+    def write(self) -> None:
+        """Write what was collected; the first time in any case, which shows whether this worker is still the owner.
+
+        :raises volmig.errors.LeaseLost: when it is not.
+        """
+        if self._migration_changes or not self._owner_is_checked:
+            self.migration = self.transaction.update_migration(self.migration, **self._migration_changes)
+            self._owner_is_checked = True
+            self._migration_changes.clear()
+        if self._volume_changes:
+            current = self.transaction.get_volume(self.volume.id)
+            if current.migration_id != self.migration.id:
+                raise errors.InternalError(
+                    reason=f"volume {current.id} is locked by {current.migration_id}, not by {self.migration.id}"
+                )
+            self.volume = self.transaction.update_volume(current, **self._volume_changes)
+            self._volume_changes.clear()

@@ -75,7 +75,7 @@ def accept(
         verify=request.verify,
         bandwidth_limit_bytes=request.bandwidth_limit_bytes,
         bytes_total=volume.size_bytes,
-        requested_by=context.user,
+        requested_by=context.actor,
     )
     with store.writing() as transaction:
         current = transaction.get_volume(volume.id)

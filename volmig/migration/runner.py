@@ -116,6 +116,7 @@ class MigrationRunner:
         with move.recording() as recording:
             self._enter_phase_of(step, recording)
             move.note(EntryKind.INTENT, step.name, step.intent(move))
+            recording.write()
             if recording.migration.cancel_requested_by and not self._is_past_return:
                 raise _cancellation(recording.migration)
         if move.committed:
@@ -132,14 +133,12 @@ class MigrationRunner:
 
     def _enter_phase_of(self, step: Step, recording: Recording) -> None:
         """Go forward to the phase of *step*; never back, as when the host begins after a driver has declined."""
-        if recording.migration.phase is Phase.QUEUED:
+        if recording.phase is Phase.QUEUED:
             self._move.enter(recording, Phase.STARTING)
             recording.update_migration(started_at=recording.transaction.now())
         forward = (Phase.STARTING, Phase.MIGRATING, Phase.COMPLETING)
-        if forward.index(step.phase) > forward.index(recording.migration.phase):
+        if forward.index(step.phase) > forward.index(recording.phase):
             self._move.enter(recording, step.phase)
-        else:
-            recording.update_migration()
 
     @property
     def _is_past_return(self) -> bool:
@@ -218,7 +217,7 @@ class MigrationRunner:
     def _back(self, reason: errors.VolmigError, phase: Phase) -> errors.VolmigError | None:
         move = self._move
         with move.recording() as recording:
-            if recording.migration.phase is not phase:
+            if recording.phase is not phase:
                 move.note(EntryKind.FAILED, self._step_under_way(), reason.as_dict())
                 move.enter(recording, phase)
                 recording.update_migration(
@@ -322,7 +321,7 @@ class MigrationRunner:
         move = self._move
         LOG.error("migration %s: %s", move.migration.id, doubt)
         with move.recording() as recording:
-            if recording.migration.phase not in (Phase.CANCELLING, Phase.ROLLING_BACK):
+            if recording.phase not in (Phase.CANCELLING, Phase.ROLLING_BACK):
                 move.enter(recording, Phase.ROLLING_BACK)
             move.note(EntryKind.FAILED, self._step_under_way(), doubt.as_dict())
             move.enter(recording, Phase.ERROR)

@@ -10,6 +10,7 @@ import abc
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from typing import Any, ClassVar
 
 from volmig import errors
@@ -82,7 +83,10 @@ class CreateDestination(Step):
 
     def leave(self, move: Move, recording: Recording, error: errors.VolmigError) -> None:
         for volume in _names_of_copy(move):
-            recording.transaction.add_retired(_retired(move, volume, error=error.message))
+            recording.transaction.remove_retired(_retired_id(move, volume))
+            recording.transaction.add_retired(
+                _retired(move, volume, due_at=recording.transaction.now(), error=error.message)
+            )
 
 
 class Connect(Step):
@@ -198,7 +202,7 @@ class CutOver(Step):
             source_digest=move.recorded("verify", "source_digest") or "",
             destination_digest=move.recorded("verify", "destination_digest") or "",
         )
-        recording.transaction.add_retired(_retired(move, move.source_volume))
+        recording.transaction.add_retired(_retired(move, move.source_volume, due_at=recording.transaction.now()))
 
 
 class RetireSource(Step):
@@ -216,7 +220,7 @@ class RetireSource(Step):
         return {}
 
     def commit(self, move: Move, recording: Recording) -> None:
-        recording.transaction.remove_retired(_retired(move, move.source_volume).id)
+        recording.transaction.remove_retired(_retired_id(move, move.source_volume))
 
 
 class DriverMove(Step):
@@ -400,11 +404,14 @@ def _doubt(move: Move, reason: str) -> errors.LocationDoubtful:
     )
 
 
-def _retired(move: Move, volume: Volume, *, error: str = "") -> RetiredObject:
+def _retired_id(move: Move, volume: Volume) -> str:
     # The id follows from what it names, so that a repeated step finds the same record.
-    name = f"{move.migration.id}/{volume.host}/{volume.backend_id}"
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{move.migration.id}/{volume.host}/{volume.backend_id}"))
+
+
+def _retired(move: Move, volume: Volume, *, due_at: datetime, error: str = "") -> RetiredObject:
     return RetiredObject(
-        id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
+        id=_retired_id(move, volume),
         migration_id=move.migration.id,
         volume_id=move.volume.id,
         host=volume.host,
@@ -413,5 +420,6 @@ def _retired(move: Move, volume: Volume, *, error: str = "") -> RetiredObject:
         provider_location=volume.provider_location,
         provider_id=volume.provider_id,
         format=volume.format,
+        delete_after=due_at,
         last_error=error,
     )

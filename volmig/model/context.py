@@ -15,3 +15,8 @@ class RequestContext:
     project_id: str | None = None
     request_id: str = field(default_factory=lambda: f"req-{uuid.uuid4()}")
     """Ties log lines of one request together."""
+
+    @property
+    def actor(self) -> str:
+        """What the history names as the origin: the user, or the request where no user is known."""
+        return self.user or self.request_id

@@ -36,6 +36,13 @@ _MIGRATION: Final = _names(Migration)
 _ENTRY: Final = _names(JournalEntry)
 _RETIRED: Final = _names(RetiredObject)
 _RESERVATION: Final = _names(Reservation)
+_FIELDS: Final[Mapping[type, tuple[str, ...]]] = {
+    Volume: _VOLUME,
+    Migration: _MIGRATION,
+    JournalEntry: _ENTRY,
+    RetiredObject: _RETIRED,
+    Reservation: _RESERVATION,
+}
 
 # The columns in the order of the fields, so that a row is turned into a value by position.
 VOLUME_COLUMNS: Final = tuple(schema.volumes.c[name] for name in _VOLUME)
@@ -47,7 +54,7 @@ RESERVATION_COLUMNS: Final = tuple(schema.reservations.c[name] for name in _RESE
 
 def to_columns(value: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Return the fields of *value*, or those of *names*, as columns."""
-    chosen = _names(value) if names is None else names
+    chosen = _FIELDS[type(value)] if names is None else names
     return {name: _to_column(getattr(value, name)) for name in chosen}
 
 

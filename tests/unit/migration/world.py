@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,11 +36,13 @@ class Kind:
     driver: str
     options: Mapping[str, Any]
     force_host_copy: bool
+    engine: str = "auto"
 
 
 KINDS = (
     Kind("file-driver", Method.DRIVER, "file", {}, False),
     Kind("file-block", Method.BLOCK, "file", {}, True),
+    Kind("file-block-dd", Method.BLOCK, "file", {}, True, engine="dd"),
     Kind("fake-driver", Method.DRIVER, "fake", {"fake_pools": ["a"]}, False),
     Kind("fake-block", Method.BLOCK, "fake", {"fake_pools": ["a"]}, True),
     Kind("fake-file", Method.FILE, "fake", {"fake_pools": ["a"], "fake_connection": "handle"}, True),
@@ -106,6 +109,7 @@ class World:
             destination=self.destination,
             force_host_copy=self.kind.force_host_copy,
             lock_volume=lock_volume,
+            engine=self.kind.engine,
             **options,
         )
         return accept(
@@ -169,7 +173,7 @@ class World:
         with self.store.reading() as view:
             final = view.get_migration(migration.id)
             volume = view.get_volume(self.volume.id)
-            assert view.list_reservations() == [] or not list(view.list_reservations())
+            assert not list(view.list_reservations())
             assert not list(view.list_retired())
         assert final.phase is phase
         assert final.finished_at is not None
@@ -181,7 +185,21 @@ class World:
         for field in kept:
             assert getattr(volume, field) == getattr(self.volume, field), field
         self.check(volume)
+        assert _children() == []
         return volume
+
+
+def _children() -> list[str]:
+    """Return the names of the processes that this one has started and that are still there, zombies too."""
+    names = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid_and_name, _, rest = stat.read_text().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(rest.split()[1]) == os.getpid():
+            names.append(pid_and_name)
+    return names
 
 
 def _never(volume: Volume, operation: str) -> None:
