@@ -10,7 +10,7 @@ import abc
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
@@ -50,9 +50,23 @@ class CopyOptions:
     destination_is_zero: bool = False
     """The destination is known to read as zeroes everywhere, so that zeroes need not be written to it."""
     bandwidth_limit_bytes: int = 0
-    """Bytes a second at most; 0 for no limit. It can be changed on the running copy through its control."""
+    """Bytes a second at most, while copying and while verifying; 0 for no limit. It can be changed on the running
+    copy through its control."""
     chunk_bytes: int = 1024 * 1024
-    """Size of one request."""
+    """Size of one request, 1 to 1 GiB; engines hold a small multiple of it in memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """What of a copy was finished and flushed, so that another can go on from there.
+
+    No engine makes or takes one yet; :func:`volmig.transfer.copy` refuses a copy that is given one.
+    """
+
+    size_bytes: int
+    """Size of the copy that it belongs to."""
+    finished: tuple[tuple[int, int], ...] = ()
+    """Ranges of bytes, as (start, end), that are on stable storage at the destination; ascending and apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +99,46 @@ class HelperProcess:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EndMark:
+    """What tells an end from another, and from itself after somebody wrote to it."""
+
+    identity: tuple[str, int, int] | None
+    """Kind, and the system's two numbers for it; None for a handle without a file behind it."""
+    version: tuple[int, int] | None
+    """Size in bytes and time of change in ns; None for what has no such time: block devices and most handles."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopiedData:
+    """What :func:`volmig.transfer.copy_data` did, and what :func:`volmig.transfer.verify_copy` needs to know of it."""
+
+    engine: str
+    engine_reason: str
+    """Why that engine was used."""
+    bytes_copied: int
+    """As in :class:`TransferResult`."""
+    bytes_zero: int
+    seconds: float
+    """Time of copying and flushing."""
+    source_digest: str
+    """Digest of what was read, in hexadecimal; empty when the engine gave none."""
+    source_leaves: bytes = field(repr=False)
+    source_mark: EndMark
+    """The source as it was before and after the copy."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifiedData:
+    """What :func:`volmig.transfer.verify_copy` found."""
+
+    digest_algorithm: str = ""
+    """Name of the digest; empty with ``verify=none``, and so are the digests."""
+    source_digest: str = ""
+    destination_digest: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TransferResult:
     """What a copy did."""
 
@@ -93,7 +147,7 @@ class TransferResult:
     """Why that engine was used."""
     bytes_total: int
     bytes_copied: int
-    """Bytes written as data."""
+    """Bytes that were data in the source; with an engine that does not look (``dd``) all of them."""
     bytes_zero: int
     """Bytes that were holes or zeroes in the source."""
     copy_seconds: float
@@ -106,6 +160,10 @@ class TransferResult:
     """Digest of what was read from the source, in hexadecimal."""
     destination_digest: str
     """Digest of what was read back from the destination; equal to the other, or the copy had failed."""
+
+
+def _unwatched(*_: int) -> None:
+    """Do nothing: nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +179,11 @@ class CopyJob:
     """Called with (bytes dealt with, bytes of these passed over) since the last call."""
     on_process: Callable[[HelperProcess], None]
     """Called with each program that is started, before it can have written anything that matters."""
+    expect: Callable[[int], None] = _unwatched
+    """Called at the start with the bytes that must really be moved, when the engine knows; the time to the end is
+    judged by them. Without a call it is judged by ``size_bytes``."""
+    flushing: Callable[[], None] = _unwatched
+    """Called when everything is written and the flush begins."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +194,9 @@ class EngineOutcome:
     bytes_zero: int
     source_digest: str = ""
     """Digest of what was read, when the engine saw the data itself; else it is computed by reading again."""
+    source_leaves: bytes = b""
+    """The leaves of that digest (:attr:`volmig.transfer.digest.TreeDigest.leaves`), which tell where a difference
+    is. A digest that comes without them is not used: the source is read again."""
 
 
 class TransferEngine(abc.ABC):

@@ -1,0 +1,48 @@
+"""Copying and verifying the bytes of volumes, between any two paths or handles; knows nothing of volumes.
+
+:func:`copy` is the way in, and consists of :func:`copy_data` and :func:`verify_copy`; :class:`Control` steers it;
+:class:`TransferEngine` is what a plugin implements.
+"""
+
+from volmig.transfer.base import (
+    INTERFACE_VERSION,
+    Checkpoint,
+    CopiedData,
+    CopyJob,
+    CopyOptions,
+    CopyStage,
+    End,
+    EngineOutcome,
+    HelperProcess,
+    TransferEngine,
+    TransferProgress,
+    TransferResult,
+    VerifiedData,
+    Verify,
+)
+from volmig.transfer.control import Control
+from volmig.transfer.copying import copy, copy_data
+from volmig.transfer.reading import digest_of
+from volmig.transfer.verify import verify_copy
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "Checkpoint",
+    "Control",
+    "CopiedData",
+    "CopyJob",
+    "CopyOptions",
+    "CopyStage",
+    "End",
+    "EngineOutcome",
+    "HelperProcess",
+    "TransferEngine",
+    "TransferProgress",
+    "TransferResult",
+    "VerifiedData",
+    "Verify",
+    "copy",
+    "copy_data",
+    "digest_of",
+    "verify_copy",
+]

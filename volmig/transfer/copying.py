@@ -1,0 +1,213 @@
+"""One copy from its checks to its proof."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from volmig import errors
+from volmig.transfer import opening
+from volmig.transfer.base import (
+    Checkpoint,
+    CopiedData,
+    CopyJob,
+    CopyOptions,
+    CopyStage,
+    End,
+    EngineOutcome,
+    HelperProcess,
+    TransferProgress,
+    TransferResult,
+    Verify,
+)
+from volmig.transfer.control import Control
+from volmig.transfer.ends import OpenEnd
+from volmig.transfer.engines import choose
+from volmig.transfer.progress import StageMeter
+from volmig.transfer.requests import agree_on_limit, check_request, unwatched
+from volmig.transfer.verify import verify_copy
+from volmig.transfer.watch import watched
+
+
+def copy(
+    source: End,
+    destination: End,
+    *,
+    size_bytes: int,
+    options: CopyOptions | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[TransferProgress], None] | None = None,
+    control: Control | None = None,
+    on_process: Callable[[HelperProcess], None] | None = None,
+) -> TransferResult:
+    """Copy the first *size_bytes* bytes from one end to the other, flush them and prove that they arrived.
+
+    Does :func:`copy_data` and then :func:`verify_copy`, and keeps the promises of both.
+
+    :raises volmig.errors.VolmigError: as both do.
+    """
+    options = options or CopyOptions()
+    control = control or Control()
+    copied = copy_data(
+        source,
+        destination,
+        size_bytes=size_bytes,
+        options=options,
+        checkpoint=checkpoint,
+        progress=progress,
+        control=control,
+        on_process=on_process,
+    )
+    verified = verify_copy(
+        source,
+        destination,
+        size_bytes=size_bytes,
+        options=options,
+        copied=copied,
+        progress=progress,
+        control=control,
+    )
+    return TransferResult(
+        engine=copied.engine,
+        engine_reason=copied.engine_reason,
+        bytes_total=size_bytes,
+        bytes_copied=copied.bytes_copied,
+        bytes_zero=copied.bytes_zero,
+        copy_seconds=copied.seconds,
+        verify_seconds=verified.seconds,
+        verify=options.verify,
+        digest_algorithm=verified.digest_algorithm,
+        source_digest=verified.source_digest,
+        destination_digest=verified.destination_digest,
+    )
+
+
+def copy_data(
+    source: End,
+    destination: End,
+    *,
+    size_bytes: int,
+    options: CopyOptions | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[[TransferProgress], None] | None = None,
+    control: Control | None = None,
+    on_process: Callable[[HelperProcess], None] | None = None,
+) -> CopiedData:
+    """Copy the first *size_bytes* bytes from one end to the other and flush them, without verifying.
+
+    Both ends must exist; nothing is created or truncated, and what a larger destination has behind *size_bytes*
+    stays. Everything that can be checked is checked before the first byte is written. The source is only read. A
+    regular file that somebody writes to meanwhile is found out by its size and its time of change; writing to a
+    block device cannot be found out. When this returns, the data is on stable storage. When it raises, the
+    destination's first *size_bytes* bytes are undefined, every program that was started has ended (or the error
+    says that it does not), and no descriptor is left open.
+
+    :param size_bytes: 0 is allowed and copies nothing.
+    :param options: how to copy; the defaults of :class:`CopyOptions` when None. A copy that is to be verified must
+        have a destination that can be read.
+    :param checkpoint: where an earlier copy stopped. No engine can resume yet: a copy that is given one is refused.
+    :param progress: called in this thread; what it raises stops the copy and is raised here.
+    :param control: cancels, pauses or limits the copy from another thread. A limit in the options is set on it
+        unless it has one. A cancellation is seen between two requests: storage that hangs in one, or takes long to
+        flush, holds it up.
+    :param on_process: called with each program that is started; what it raises ends the program and is raised here.
+    :raises volmig.errors.RequestError: when this copy cannot be made; nothing was written.
+    :raises volmig.errors.ConfigurationError: when the engine is not installed or broken; nothing was written.
+    :raises volmig.errors.SourceTooShort:
+    :raises volmig.errors.DestinationTooShort:
+    :raises volmig.errors.SourceChanged: when the source was written to during the copy.
+    :raises volmig.errors.DiskFull:
+    :raises volmig.errors.TransferFailed: when an end cannot be opened, read or written.
+    :raises volmig.errors.TransferCancelled: after :meth:`Control.cancel`.
+    """
+    options = options or CopyOptions()
+    control = control or Control()
+    check_request(size_bytes, options)
+    options = agree_on_limit(options, control)
+    reads = options.verify is not Verify.NONE
+    with (
+        opening.open_source(source) as opened_source,
+        opening.open_destination(destination, reads=reads) as opened_destination,
+    ):
+        opening.check_ends(opened_source, opened_destination, size_bytes)
+        engine, reason = choose(source, destination, options)
+        if checkpoint is not None:
+            raise errors.UnsupportedTransfer(
+                engine=engine.name,
+                reason="it cannot go on from a checkpoint",
+                hint="Start the copy afresh, without the checkpoint.",
+            )
+        mark = opened_source.mark()
+        stages = _Stages(size_bytes, progress or unwatched, control)
+        with watched(opened_source, mark):
+            outcome = engine.run(
+                CopyJob(
+                    source=source,
+                    destination=destination,
+                    size_bytes=size_bytes,
+                    options=options,
+                    control=control,
+                    advance=stages.advance,
+                    on_process=on_process or unwatched,
+                    expect=stages.copying.expect,
+                    flushing=stages.flushing,
+                )
+            )
+            stages.flushing()
+            # Opened before the first write, this also hears of a write that failed behind the engine's back.
+            opened_destination.flush()
+            stages.finish()
+            _check_outcome(outcome, engine.name, opened_destination, size_bytes)
+    return CopiedData(
+        engine=engine.name,
+        engine_reason=reason,
+        bytes_copied=outcome.bytes_copied,
+        bytes_zero=outcome.bytes_zero,
+        seconds=time.monotonic() - stages.started_at,
+        source_digest=outcome.source_digest,
+        source_leaves=outcome.source_leaves,
+        source_mark=mark,
+    )
+
+
+class _Stages:
+    """The progress of a copy: first copying, then flushing."""
+
+    def __init__(self, size_bytes: int, report: Callable[[TransferProgress], None], control: Control) -> None:
+        self.started_at = time.monotonic()
+        self._size = size_bytes
+        self._report = report
+        self._control = control
+        control.note(0, size_bytes)
+        self.copying = StageMeter(CopyStage.COPY, size_bytes, report)
+        self._flush: StageMeter | None = None
+
+    def advance(self, done: int, skipped: int) -> None:
+        """Count for the copy, and for what a cancellation says."""
+        self.copying.advance(done, skipped)
+        self._control.note(self.copying.bytes_done, self._size)
+
+    def flushing(self) -> None:
+        """End the copying and begin the flush, the first time."""
+        if self._flush is None:
+            self.copying.finish()
+            self._flush = StageMeter(CopyStage.FLUSH, self._size, self._report)
+
+    def finish(self) -> None:
+        """End the flush."""
+        if self._flush is not None:
+            self._flush.finish()
+
+
+def _check_outcome(outcome: EngineOutcome, engine: str, destination: OpenEnd, size_bytes: int) -> None:
+    done = outcome.bytes_copied + outcome.bytes_zero
+    if done != size_bytes:
+        raise errors.TransferFailed(
+            path=destination.name,
+            offset=done,
+            reason=f"the engine {engine!r} ended after {done} of {size_bytes} bytes",
+        )
+    if not destination.is_still_in_place():
+        raise errors.TransferFailed(
+            path=destination.name, offset=0, reason="something else took its place during the copy"
+        )

@@ -1,0 +1,36 @@
+"""What every entrance of this package does with what it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from volmig import errors
+from volmig.transfer.base import CopyOptions
+from volmig.transfer.control import Control
+
+_LARGEST_CHUNK_BYTES = 1024 * 1024 * 1024
+
+
+def unwatched(*_: object) -> None:
+    """Do nothing: the callback of those who want to know nothing."""
+
+
+def check_request(size_bytes: int, options: CopyOptions) -> None:
+    """Check what can be checked without looking at the ends.
+
+    :raises volmig.errors.SizeInvalid:
+    :raises volmig.errors.RequestInvalid:
+    """
+    if size_bytes < 0:
+        raise errors.SizeInvalid(value=size_bytes, reason="it is negative")
+    if not 1 <= options.chunk_bytes <= _LARGEST_CHUNK_BYTES:
+        raise errors.RequestInvalid(
+            what="chunk_bytes", reason=f"{options.chunk_bytes} is not between 1 and {_LARGEST_CHUNK_BYTES}"
+        )
+
+
+def agree_on_limit(options: CopyOptions, control: Control) -> CopyOptions:
+    """Set the options' bandwidth limit on a control that has none; return the options with the control's."""
+    if options.bandwidth_limit_bytes and not control.limit_bytes:
+        control.limit_bytes = options.bandwidth_limit_bytes
+    return dataclasses.replace(options, bandwidth_limit_bytes=control.limit_bytes)
