@@ -340,13 +340,19 @@ class Engine:
         """
         with self._store.writing() as transaction:
             migration = transaction.request_cancel(migration_id, requested_by=self._context.actor)
-            now = transaction.now()
         owned = self._leases.get(migration_id)
-        if owned is not None:
+        if owned is None:
+            self.take_over_if_abandoned(migration)
+        else:
             owned.record(replace(owned.migration, cancel_requested_by=migration.cancel_requested_by))
-        elif not migration.owner or (migration.lease_expires_at is not None and migration.lease_expires_at <= now):
-            self._adopt([migration])
         return migration
+
+    def take_over_if_abandoned(self, migration: Migration) -> bool:
+        """Run a migration in this process if no worker owns it, or its worker's lease has expired; say whether."""
+        with self._store.reading() as view:
+            now = view.now()
+        is_abandoned = not migration.owner or migration.lease_expires_at is None or migration.lease_expires_at <= now
+        return is_abandoned and not self._closed and bool(self._adopt([migration]))
 
     def recover(self) -> list[Migration]:
         """Take over all migrations whose worker is gone, and delete storage that was left for later.
@@ -439,6 +445,7 @@ class MigrationHandle:
                 return
             began = time.monotonic()
             if self._owned is None:
+                self._look_after(seen)
                 time.sleep(interval_seconds)
             elif not self._owned.wait_for_change(seen, None):
                 time.sleep(max(0.0, interval_seconds - (time.monotonic() - began)))
@@ -460,6 +467,7 @@ class MigrationHandle:
         while not (migration := self.status()).phase.is_final:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"migration {self.id} did not end within {timeout_seconds} seconds")
+            self._look_after(migration)
             time.sleep(_POLL_SECONDS)
         return migration
 
@@ -484,6 +492,11 @@ class MigrationHandle:
     def cancel(self) -> Migration:
         """Ask for it to be undone; see :meth:`Engine.cancel_migration`."""
         return self._engine.cancel_migration(self.id)
+
+    def _look_after(self, migration: Migration) -> None:
+        """Undo a migration that was cancelled, and whose worker is dead, so that nobody else would."""
+        if migration.cancel_requested_by and not migration.phase.is_final:
+            self._engine.take_over_if_abandoned(migration)
 
     def _has_ended(self, migration: Migration) -> bool:
         return migration.phase.is_final if self._owned is None else self._owned.ended

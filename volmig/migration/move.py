@@ -15,7 +15,7 @@ from volmig.migration.settings import Settings
 from volmig.model import EntryKind, JournalEntry, Migration, Phase, RequestContext, Volume, VolumeStatus
 from volmig.store import Store
 from volmig.store.base import WriteTransaction
-from volmig.transfer import End, TransferResult
+from volmig.transfer import CopiedData, End
 
 
 @dataclass(kw_only=True)
@@ -39,8 +39,8 @@ class Move:
         self.settings = settings
         self.owned = owned
         self.ends = Ends()
-        self.transferred: TransferResult | None = None
-        """What the copy that this process made has found."""
+        self.copied: CopiedData | None = None
+        """What the verification has to know of a copy that this process made."""
         self.source_update: Mapping[str, Any] = {}
         """Changes to the volume's record that moving it back to its source asks for."""
         with store.reading() as view:

@@ -181,8 +181,9 @@ class LeaseKeeper:
                 LOG.warning("%s", error)
                 owned.lose()
             return
-        except errors.VolmigError as error:
-            LOG.warning("renewing the lease of migration %s failed: %s", live.id, error)
+        except Exception:
+            # Whatever it was, the others are renewed, and this one is given up in time.
+            LOG.exception("renewing the lease of migration %s failed", live.id)
         else:
             owned.renewed_at = started
             self._obey(owned, live, current)

@@ -19,7 +19,7 @@ from volmig.migration.connect import connect, disconnect
 from volmig.migration.helpers import HELPER_NOTE
 from volmig.migration.move import Move, Recording
 from volmig.model import EntryKind, Method, Phase, RetiredObject, Volume
-from volmig.transfer import CopyOptions, HelperProcess, Verify, copy
+from volmig.transfer import CopyOptions, End, HelperProcess, Verify, copy_data, verify_copy
 
 Facts = Mapping[str, Any]
 
@@ -94,7 +94,7 @@ class Connect(Step):
 
     name = "connect"
     phase = Phase.STARTING
-    needed_by = frozenset({"copy"})
+    needed_by = frozenset({"copy", "verify"})
 
     def run(self, move: Move) -> Facts:
         connect(move)
@@ -105,15 +105,10 @@ class Connect(Step):
 
 
 class Copy(Step):
-    """Move the bytes, flush them to stable storage, and read them back.
-
-    Reading back is part of the same call, since the source is watched for changes from its first read to the last;
-    :class:`VerifyCopy` judges what was found.
-    """
+    """Move the bytes, and flush them to stable storage."""
 
     name = "copy"
     phase = Phase.MIGRATING
-    needed_by = frozenset({"verify"})
 
     def intent(self, move: Move) -> Facts:
         return {"bytes_total": move.volume.size_bytes, "engine": move.migration.engine}
@@ -123,10 +118,8 @@ class Copy(Step):
             with move.recording():
                 move.note(EntryKind.NOTE, HELPER_NOTE, {"host": move.backends.host, **asdict(process)})
 
-        source, destination = move.ends.source, move.ends.destination
-        if source is None or destination is None:
-            raise errors.InternalError(reason="a copy was begun before its ends were connected")
-        move.transferred = copy(
+        source, destination = _ends(move)
+        copied = move.copied = copy_data(
             source,
             destination,
             size_bytes=move.volume.size_bytes,
@@ -135,36 +128,41 @@ class Copy(Step):
             control=move.owned.control,
             on_process=on_process,
         )
-        move.owned.leave_transfer(move.volume.size_bytes)
-        result = move.transferred
         return {
-            "engine": result.engine,
-            "engine_reason": result.engine_reason,
-            "bytes_copied": result.bytes_copied,
-            "bytes_zero": result.bytes_zero,
-            "seconds": round(result.copy_seconds, 6),
+            "engine": copied.engine,
+            "engine_reason": copied.engine_reason,
+            "bytes_copied": copied.bytes_copied,
+            "bytes_zero": copied.bytes_zero,
+            "seconds": round(copied.seconds, 6),
         }
 
 
 class VerifyCopy(Step):
-    """Judge whether what arrived is what left, and put the digests on record."""
+    """Compare what arrived with what left.
+
+    After a takeover the digest of what was read is not known in this process, and the source is read again.
+    """
 
     name = "verify"
     phase = Phase.MIGRATING
 
     def run(self, move: Move) -> Facts:
-        result = move.transferred
-        if result is None:
-            raise errors.InternalError(reason="a copy was to be verified before it was made")
-        is_proven = bool(result.source_digest) and result.source_digest == result.destination_digest
-        if result.verify is not Verify.NONE and not is_proven:
-            raise errors.VerificationFailed(path=move.migration.destination, offset=0)
+        source, destination = _ends(move)
+        verified = verify_copy(
+            source,
+            destination,
+            size_bytes=move.volume.size_bytes,
+            options=_copy_options(move),
+            copied=move.copied,
+            progress=move.owned.report,
+            control=move.owned.control,
+        )
         return {
-            "verify": result.verify.value,
-            "digest_algorithm": result.digest_algorithm,
-            "source_digest": result.source_digest,
-            "destination_digest": result.destination_digest,
-            "seconds": round(result.verify_seconds, 6),
+            "verify": move.migration.verify,
+            "digest_algorithm": verified.digest_algorithm,
+            "source_digest": verified.source_digest,
+            "destination_digest": verified.destination_digest,
+            "seconds": round(verified.seconds, 6),
         }
 
 
@@ -175,6 +173,7 @@ class Disconnect(Step):
     phase = Phase.MIGRATING
 
     def run(self, move: Move) -> Facts:
+        move.owned.leave_transfer(move.volume.size_bytes)
         disconnect(move)
         return {}
 
@@ -330,6 +329,12 @@ def _commit_place(move: Move, recording: Recording, outcome_of: str) -> None:
 
 def _other_than(name_id: str | None, volume_id: str) -> str | None:
     return None if name_id == volume_id else name_id
+
+
+def _ends(move: Move) -> tuple[End, End]:
+    if move.ends.source is None or move.ends.destination is None:
+        raise errors.InternalError(reason="a copy was begun before its ends were connected")
+    return move.ends.source, move.ends.destination
 
 
 def _copy_options(move: Move) -> CopyOptions:
