@@ -1,0 +1,9 @@
+"""``python -m volmig.cli`` is the same as ``volmig``."""
+
+from __future__ import annotations
+
+import sys
+
+from volmig.cli.app import main
+
+sys.exit(main())

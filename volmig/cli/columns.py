@@ -1,0 +1,37 @@
+"""The columns of migrations, which several commands show."""
+
+from __future__ import annotations
+
+MIGRATION_COLUMNS = (
+    "id",
+    "volume_id",
+    "source",
+    "destination",
+    "method",
+    "phase",
+    "bytes_done",
+    "bytes_total",
+    "rate_bytes",
+    "eta_seconds",
+    "engine",
+    "verify",
+    "digest_algorithm",
+    "source_digest",
+    "destination_digest",
+    "error_code",
+    "error_message",
+    "error_hint",
+    "force_host_copy",
+    "lock_volume",
+    "bandwidth_limit_bytes",
+    "requested_by",
+    "cancel_requested_by",
+    "destination_id",
+    "owner",
+    "epoch",
+    "lease_expires_at",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "updated_at",
+)

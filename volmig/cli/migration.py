@@ -1,0 +1,232 @@
+"""``volmig migration …``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from volmig import errors
+from volmig.cli.base import BaseCommand, ListCommand, ShowCommand, page_options
+from volmig.cli.cells import plain, show
+from volmig.cli.columns import MIGRATION_COLUMNS
+from volmig.cli.following import follow, run_to_end
+from volmig.cli.interrupts import Interrupted, Interrupts
+from volmig.cli.progress import progress_for
+from volmig.cli.report import ExitStatus, printable
+from volmig.model import Phase
+
+if TYPE_CHECKING:
+    from volmig.engine import Engine
+    from volmig.model import Migration
+
+_ACTIVE = tuple(phase for phase in Phase if not phase.is_final)
+_HISTORY = "history"
+
+
+class MigrationList(ListCommand):
+    """List migrations, the newest first"""
+
+    columns = MIGRATION_COLUMNS
+    brief = ("id", "volume_id", "source", "destination", "method", "phase", "bytes_done", "bytes_total", "created_at")
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--volume", metavar="VOLUME", help="only those of this volume (id, or unique name)")
+        phases = parser.add_mutually_exclusive_group()
+        phases.add_argument(
+            "--phase",
+            action="append",
+            choices=[phase.value for phase in Phase],
+            help="only those in this phase; may be repeated",
+        )
+        phases.add_argument("--active", action="store_true", help="only those that have not ended")
+        page_options(parser, "migration")
+        return parser
+
+    def items(self, parsed_args: argparse.Namespace) -> Iterable[Any]:
+        """Return the migrations."""
+        from volmig.store.base import MigrationQuery
+
+        phases = _ACTIVE if parsed_args.active else tuple(map(Phase, parsed_args.phase or ())) or None
+        with self.open_engine() as engine:
+            volume_id = _volume_id(engine, parsed_args.volume) if parsed_args.volume else None
+            return engine.list_migrations(
+                MigrationQuery(volume_id=volume_id, phases=phases, limit=parsed_args.limit, marker=parsed_args.marker)
+            )
+
+
+def _volume_id(engine: Engine, volume: str) -> str:
+    """Return the id for an id or a name; an id stays good when its volume is gone, since the history is not."""
+    from volmig.store.base import MigrationQuery
+
+    try:
+        return engine.show_volume(volume).id
+    except errors.VolumeNotFound:
+        if engine.list_migrations(MigrationQuery(volume_id=volume, limit=1)):
+            return volume
+        raise
+
+
+class MigrationShow(ShowCommand):
+    """Show all that is recorded of one migration"""
+
+    columns = (*MIGRATION_COLUMNS, _HISTORY)
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("migration", metavar="MIGRATION", help="id of the migration")
+        parser.add_argument("--history", action="store_true", help="show its journal too: who did what, and when")
+        return parser
+
+    def item(self, parsed_args: argparse.Namespace) -> Any:
+        """Return the migration with its journal."""
+        with self.open_engine() as engine:
+            migration = engine.show_migration(parsed_args.migration)
+            return migration, engine.history(parsed_args.migration)
+
+    def value(self, item: Any, column: str) -> Any:
+        """Return what stands in a column."""
+        migration, journal = item
+        return journal if column == _HISTORY else getattr(migration, column)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        """Return names and values; the history is the last of them."""
+        item = self.item(parsed_args)
+        return self.columns, (*self.row(parsed_args, item, MIGRATION_COLUMNS), plain(item[1]))
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        """Write the record; the history is part of it for programs, and stands below it for people."""
+        *values, journal = data
+        asked = parsed_args.columns
+        wanted = parsed_args.history or _HISTORY in asked
+        if parsed_args.formatter != "table":
+            if wanted and asked:
+                parsed_args.columns = [*asked, _HISTORY]
+            return super().produce_output(
+                parsed_args, self.columns if wanted else MIGRATION_COLUMNS, data if wanted else values
+            )
+        parsed_args.columns = [name for name in asked if name != _HISTORY]
+        if parsed_args.columns or not asked:
+            super().produce_output(parsed_args, MIGRATION_COLUMNS, values)
+        if wanted:
+            self.app.stdout.writelines(f"{line}\n" for line in history_lines(journal))
+        return 0
+
+
+def history_lines(journal: Sequence[dict[str, Any]]) -> list[str]:
+    """Return journal entries (as :func:`volmig.cli.cells.plain` gives them) as lines with aligned columns."""
+    kinds = max((len(entry["kind"]) for entry in journal), default=0)
+    subjects = max((len(entry["subject"]) for entry in journal), default=0)
+    told = []
+    for entry in journal:
+        line = f"{entry['at'] or '-':<24}  {entry['kind']:<{kinds}}  {entry['subject']:<{subjects}}  "
+        details = show(entry["data"])
+        told.append(line + f"{printable(entry['actor'])}{f'  {details}' if details else ''}")
+    return told
+
+
+class _OneMigration(BaseCommand):
+    """A command that takes the id of a migration."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("migration", metavar="MIGRATION", help="id of the migration")
+        return parser
+
+
+class MigrationWatch(_OneMigration):
+    """Show a migration's progress until it ends; the exit status tells how
+
+    Ctrl-C ends the watching and leaves the migration alone.
+    """
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        """Follow the migration."""
+        with Interrupts() as interrupts, self.open_engine() as engine:
+            handle = engine.migration(parsed_args.migration)
+            if is_abandoned(handle.status()):
+                self.note(f"No worker runs it at present. Take it over with: {self.command('migration', 'recover')}")
+            try:
+                with progress_for(self.app.stdout, quiet=self.quiet) as progress:
+                    follow(handle, progress, interrupts)
+            except Interrupted:
+                self.note(
+                    f"No longer watching; the migration goes on. "
+                    f"Cancel it with: {self.command('migration', 'cancel', handle.id)}"
+                )
+                return ExitStatus.CANCELLED
+            volume = handle.result()
+            self.note(f"Volume {printable(volume.name or volume.id)} is at {volume.host}.")
+        return ExitStatus.SUCCESS
+
+
+def is_abandoned(migration: Migration) -> bool:
+    """Say whether a migration's worker seems to be gone; only taking it over makes that certain."""
+    expires_at = migration.lease_expires_at
+    return (
+        not migration.phase.is_final
+        and bool(migration.owner)
+        and expires_at is not None
+        and expires_at.astimezone(UTC) < datetime.now(UTC)
+    )
+
+
+class MigrationCancel(_OneMigration, ShowCommand):
+    """Cancel a migration: what was begun is taken back, and the volume stays at its source
+
+    Its worker does that; when it has none any more, this command does.
+    """
+
+    columns = MIGRATION_COLUMNS
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        """Return the parser."""
+        parser = super().get_parser(prog_name)
+        parser.add_argument("--wait", action="store_true", help="wait until it is undone, and show the progress")
+        return parser
+
+    def item(self, parsed_args: argparse.Namespace) -> Any:
+        """Ask for it to be cancelled."""
+        with Interrupts() as interrupts, self.open_engine() as engine:
+            migration = engine.cancel_migration(parsed_args.migration)
+            if not parsed_args.wait:
+                if not migration.phase.is_final:
+                    self.note("Cancelling it: what was begun is being taken back. See how it ends with:")
+                    self.note(f"  {self.command('migration', 'watch', migration.id)}")
+                return migration
+            handle = engine.migration(migration.id)
+            with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
+                follow(handle, progress, interrupts)
+            ended = handle.status()
+            if ended.phase is Phase.SUCCESS:
+                raise errors.CancelTooLate(migration=ended.id, phase=ended.phase.value)
+            if ended.phase is not Phase.CANCELLED:
+                handle.result()
+            return ended
+
+
+class MigrationRecover(ListCommand):
+    """Take over the migrations whose worker is gone, and bring them to their end here"""
+
+    columns = MIGRATION_COLUMNS
+    brief = MigrationList.brief
+
+    def items(self, parsed_args: argparse.Namespace) -> Iterable[Any]:
+        """Bring each to its end."""
+        with Interrupts() as interrupts, self.open_engine() as engine:
+            found = engine.recover()
+            for migration in found:
+                self.note(f"Taking over migration {migration.id} of volume {migration.volume_id}.")
+                with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
+                    run_to_end(
+                        engine.migration(migration.id),
+                        progress,
+                        interrupts,
+                        follow_with=self.command("migration", "show", migration.id),
+                    )
+            return [engine.show_migration(migration.id) for migration in found]
