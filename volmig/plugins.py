@@ -29,8 +29,15 @@ class Plugin(Generic[T]):
     namespace: str
     name: str
     cls: type[T]
-    distribution: str
-    """The distribution that brings it, with its version."""
+    entry_point: importlib.metadata.EntryPoint | None
+    """None for a plugin named by its path."""
+
+    @property
+    def distribution(self) -> str:
+        """The distribution that brings it, with its version; the module of a plugin named by its path."""
+        if self.entry_point is None:
+            return f"module {self.name.partition(':')[0]}"
+        return _distribution(self.entry_point)
 
     def invalid(self, reason: object) -> errors.PluginInvalid:
         """Return the error that says why the plugin is not usable after all."""
@@ -58,8 +65,8 @@ def load(namespace: str, name: str, base: type[T]) -> Plugin[T]:
     :raises volmig.errors.PluginNotFound: when there is none.
     :raises volmig.errors.PluginInvalid: when it does not fulfil its contract.
     """
-    loaded, distribution = _by_path(namespace, name) if ":" in name else _by_entry_point(namespace, name)
-    plugin = Plugin(namespace=namespace, name=name, cls=loaded, distribution=distribution)
+    loaded, point = (_by_path(namespace, name), None) if ":" in name else _by_entry_point(namespace, name)
+    plugin = Plugin(namespace=namespace, name=name, cls=loaded, entry_point=point)
     if not isinstance(loaded, type) or not issubclass(loaded, base):
         raise plugin.invalid(f"{loaded!r} is not a class derived from {base.__module__}.{base.__qualname__}")
     _check_version(plugin, base)
@@ -71,21 +78,22 @@ def load(namespace: str, name: str, base: type[T]) -> Plugin[T]:
     return plugin
 
 
-def _by_path(namespace: str, path: str) -> tuple[Any, str]:
+def _by_path(namespace: str, path: str) -> Any:
     module_name, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute), f"module {module_name}"
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        is_absent = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
+        if not is_absent:
             raise _unloadable(namespace, path, f"module {module_name}", error) from error
         raise errors.PluginNotFound(plugin=path, namespace=namespace, known=", ".join(names(namespace))) from error
+    try:
+        return getattr(module, attribute)
     except AttributeError as error:
         raise errors.PluginNotFound(plugin=path, namespace=namespace, known=", ".join(names(namespace))) from error
-    except Exception as error:
-        raise _unloadable(namespace, path, f"module {module_name}", error) from error
 
 
-def _by_entry_point(namespace: str, name: str) -> tuple[Any, str]:
+def _by_entry_point(namespace: str, name: str) -> tuple[Any, importlib.metadata.EntryPoint]:
     def refuse(_manager: Any, point: importlib.metadata.EntryPoint, error: BaseException) -> None:
         raise _unloadable(namespace, name, _distribution(point), error) from error
 
@@ -99,8 +107,12 @@ def _by_entry_point(namespace: str, name: str) -> tuple[Any, str]:
     except NoMatches as error:
         known = ", ".join(names(namespace)) or "none"
         raise errors.PluginNotFound(plugin=name, namespace=namespace, known=known) from error
+    except (AssertionError, SystemExit) as error:
+        # stevedore lets these through.
+        owners = ", ".join(sorted(_distribution(point) for point in _entry_points(namespace) if point.name == name))
+        raise _unloadable(namespace, name, owners, error) from error
     extension = manager[name]
-    return extension.plugin, _distribution(extension.entry_point)
+    return extension.plugin, extension.entry_point
 
 
 def _unloadable(namespace: str, name: str, distribution: str, error: BaseException) -> errors.PluginInvalid:
@@ -113,9 +125,9 @@ def _unloadable(namespace: str, name: str, distribution: str, error: BaseExcepti
 
 
 def _distribution(point: importlib.metadata.EntryPoint) -> str:
-    if point.dist is None:
-        return f"module {point.value.partition(':')[0]}"
-    return f"{point.dist.name} {point.dist.version}"
+    # What stevedore has from its cache does not know its distribution.
+    dist = point.dist or next((other.dist for other in _entry_points(point.group) if other == point), None)
+    return f"module {point.value.partition(':')[0]}" if dist is None else f"{dist.name} {dist.version}"
 
 
 def _check_version(plugin: Plugin[Any], base: type[Any]) -> None:
@@ -136,21 +148,17 @@ def _check_signature(plugin: Plugin[Any], method: str, contract: Any) -> None:
     found = getattr(plugin.cls, method)
     if not callable(found):
         raise plugin.invalid(f"{method} is not a method")
-    wanted = inspect.signature(contract).parameters
-    offered = inspect.signature(found).parameters
-    kinds = {parameter.kind for parameter in offered.values()}
-    takes_any = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds
-    named = [
-        parameter
-        for parameter in offered.values()
-        if parameter.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    ]
-    names_wanted = list(wanted)
-    names_offered = [parameter.name for parameter in named]
-    fits = names_offered[: len(names_wanted)] == names_wanted and all(
-        parameter.default is not parameter.empty for parameter in named[len(names_wanted) :]
-    )
-    if not fits and not takes_any:
-        raise plugin.invalid(
-            f"{method} takes ({', '.join(names_offered)}), and the contract says ({', '.join(names_wanted)})"
-        )
+    wanted = list(inspect.signature(contract).parameters)
+    offered = inspect.signature(found)
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    in_order = [name for name, parameter in offered.parameters.items() if parameter.kind in by_position]
+    fits = in_order[: len(wanted)] == wanted[: len(in_order)]
+    # Nobody names the object itself.
+    itself = [name for name in wanted[:1] if name == "self"]
+    try:
+        offered.bind(*wanted)
+        offered.bind(*itself, **{name: name for name in wanted if name not in itself})
+    except TypeError:
+        fits = False
+    if not fits:
+        raise plugin.invalid(f"{method} takes {offered}, and the contract says ({', '.join(wanted)})")

@@ -149,6 +149,7 @@ REFUSALS = (
     (["volume", "migrate", "web", "here@nosuch#x"], 2, "backend-not-found"),
     (["volume", "migrate", "web", "beta"], 2, "address-malformed"),
     (["volume", "migrate", "web", "here@alpha#alpha", "--limit", "50"], 2, "size-invalid"),
+    (["volume", "migrate", "web", "here@beta#beta", "--engine", "nosuch"], 3, "plugin-not-found"),
     (["volume", "create", "--host", "here@alpha#alpha", "--size", "0"], 2, "size-invalid"),
     (["volume", "create", "--host", "here@alpha#alpha", "--size", "4096TiB"], 2, "destination-too-small"),
     (["volume", "extend", "web", "1MiB"], 2, "size-too-small"),

@@ -180,6 +180,8 @@ class VolmigApp(App):
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         else:
             handler.setFormatter(logging.Formatter("volmig: %(levelname)s: %(message)s"))
+            # It tells of missing plugins once more, which are an error with a line of its own.
+            handler.addFilter(lambda record: not record.name.startswith("stevedore"))
         handler.setLevel(level)
         root = logging.getLogger()
         before = root.level

@@ -42,7 +42,7 @@ file_directory = {directory}/beta
 
 
 class Demo(BaseCommand):
-    """Move a trial volume between two trial backends, and check every byte of it
+    """Move a trial volume between two trial backends, and check every byte of it.
 
     Everything happens in a temporary directory, which is removed at the end; no privileges are needed.
     """

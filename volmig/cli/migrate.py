@@ -23,7 +23,7 @@ VERIFY_CHOICES = ("none", "digest", "compare")
 
 
 class VolumeMigrate(ShowCommand):
-    """Move a volume to another pool
+    """Move a volume to another pool.
 
     Without --wait the request is checked and recorded, a background process takes it, and the command returns.
     With --wait the volume is moved by the command itself, which ends with the migration; Ctrl-C cancels it.

@@ -15,7 +15,7 @@ class ExitStatus(enum.IntEnum):
     SUCCESS = 0
     """Everything that was asked for has been done."""
     USAGE = 2
-    """The request or the command line is wrong; nothing was changed."""
+    """The request or the command line is wrong. Nothing was changed, or what was begun has been undone."""
     CONFIGURATION = 3
     """A setting, a plugin or an installed program is wrong."""
     TEMPORARY = 4

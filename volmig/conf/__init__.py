@@ -7,6 +7,7 @@ one group. A backend's group also holds the options of its driver, which are reg
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ _PROGRAM = "given by the program"
 BackendOptions = Mapping[str, Any]
 
 _GROUPS = (core, database, migration, transfer)
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_])?")
+"""What the host or the backend may be in an address; as :class:`volmig.model.PoolAddress` has it."""
 
 
 class Configuration(cfg.ConfigOpts):
@@ -60,7 +64,8 @@ def load(
             path=", ".join(error.config_files), reason="permission to read it is denied"
         ) from error
     except cfg.ConfigFileParseError as error:
-        raise errors.ConfigFileUnreadable(path=error.config_file, reason=error.msg) from error
+        # Without the line itself and without the cause, which has it too: a password may stand in it.
+        raise errors.ConfigFileUnreadable(path=error.config_file, reason=_without_line(error)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise errors.ConfigFileUnreadable(path=", ".join(config_files or ["volmig.conf"]), reason=error) from error
     register(conf)
@@ -100,11 +105,13 @@ def backend_options(conf: cfg.ConfigOpts, name: str, driver_options: Sequence[cf
                 source=f"option of the driver {driver!r}",
                 reason="another part of the program has an option of that name with another meaning",
             ) from error
+    # An option written with dashes in a file would be passed over in silence.
     known = {option.dest for option in options}
+    old = {deprecated.name for option in options for deprecated in option.deprecated_opts}
     given = conf.backend_values.get(name, {}) if isinstance(conf, Configuration) else {}
     for path, values in (*_sections(conf, name), (_PROGRAM, given)):
         for key in values:
-            if key.replace("-", "_") not in known:
+            if key not in known | old:
                 near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5) or sorted(known)
                 raise errors.ConfigOptionUnknown(
                     option=key, group=name, source=path, driver=driver, known=", ".join(near)
@@ -164,7 +171,11 @@ def _check(conf: cfg.ConfigOpts, group: str, options: Sequence[cfg.Opt]) -> None
     values = conf if group == "DEFAULT" else conf[group]
     for option in options:
         try:
-            values[option.dest]
+            value = values[option.dest]
+            if value is None and option.default is not None:
+                raise ValueError("it is empty")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{value} is not a finite number")
         except (ValueError, cfg.Error) as error:
             raise errors.ConfigOptionInvalid(
                 option=option.name,
@@ -173,6 +184,11 @@ def _check(conf: cfg.ConfigOpts, group: str, options: Sequence[cfg.Opt]) -> None
                 # A secret's value must not be shown, and it may be part of the reason.
                 reason="its value is malformed" if option.secret else _reason(error),
             ) from (None if option.secret else error)
+
+
+def _without_line(error: cfg.ConfigFileParseError) -> str:
+    """Return what is wrong, and in which line."""
+    return re.sub(r": (['\"]).*\1$", "", str(error.msg), flags=re.DOTALL)
 
 
 def _reason(error: Exception) -> str:
@@ -194,11 +210,13 @@ def _check_together(conf: cfg.ConfigOpts) -> None:
             f"{conf.migration.heartbeat_seconds:g} is more than a third of lease_seconds "
             f"({conf.migration.lease_seconds:g})",
         )
+    if not _LABEL.fullmatch(conf.host):
+        raise refuse("DEFAULT", "host", f"{conf.host!r} cannot be part of an address host@backend#pool")
     backends = conf.enabled_backends
     for name in backends:
         if backends.count(name) > 1:
             raise refuse("DEFAULT", "enabled_backends", f"it names {name!r} more than once")
         if name in {module.GROUP for module in _GROUPS}:
             raise refuse("DEFAULT", "enabled_backends", f"{name!r} is the name of a group of volmig's own")
-        if not re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]*[A-Za-z0-9_])?", name):
+        if not _LABEL.fullmatch(name):
             raise refuse("DEFAULT", "enabled_backends", f"{name!r} cannot be part of an address host@backend#pool")

@@ -19,8 +19,8 @@ OPTIONS = (
         default=30.0,
         min=2.0,
         max=3600.0,
-        help="How long a worker owns a migration without renewing. After a worker died, its migrations are taken "
-        "over when this time has passed.",
+        help="How long a worker owns a migration without renewing. After a worker died, its migrations can be taken "
+        "over when this time has passed: by `volmig migration recover`, or by cancelling them.",
     ),
     cfg.FloatOpt(
         "heartbeat_seconds",

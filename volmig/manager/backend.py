@@ -67,8 +67,8 @@ class Backend:
         with self._setup_lock:
             if self._set_up:
                 return
-            self._ask("do_setup", lambda: self.driver.do_setup(RequestContext()))
-            self._ask("check_for_setup_error", self.driver.check_for_setup_error)
+            self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
+            self._call("check_for_setup_error", self.driver.check_for_setup_error)
             self._set_up = True
 
     def pools(self) -> dict[str, PoolInfo]:
@@ -117,10 +117,6 @@ class Backend:
         return {"host": pools[pool].address, "capabilities": {**shared, **own}}
 
     def _stats(self) -> Mapping[str, Any]:
-        try:
-            self.require_set_up()
-        except errors.VolmigError as error:
-            raise errors.BackendDown(backend=self.name, reason=error.message) from error
         stats: Any = self._ask("get_volume_stats", lambda: self.driver.get_volume_stats(refresh=True))
         if not isinstance(stats, Mapping):
             raise self._broken("get_volume_stats", f"it returned {type(stats).__name__}, not a mapping")
@@ -244,6 +240,21 @@ class Backend:
         timeout_seconds: float | None = None,
         when_late: Callable[[T], None] | None = None,
     ) -> T:
+        """Call the driver, after setting it up if need be: the call may be the first one after a restart."""
+        try:
+            self.require_set_up()
+        except errors.VolmigError as error:
+            raise errors.BackendDown(backend=self.name, reason=error.message) from error
+        return self._call(method, function, timeout_seconds=timeout_seconds, when_late=when_late)
+
+    def _call(
+        self,
+        method: str,
+        function: Callable[[], T],
+        *,
+        timeout_seconds: float | None = None,
+        when_late: Callable[[T], None] | None = None,
+    ) -> T:
         try:
             return call_with_timeout(
                 function,
@@ -273,7 +284,7 @@ class Backend:
         if unknown := sorted(str(key) for key in answer.keys() - _UPDATE_KEYS):
             raise self._broken(method, f"it asks to change {', '.join(unknown)}")
         for key, value in answer.items():
-            sound = isinstance(value, Mapping) if key == "metadata" else value is None or isinstance(value, str)
+            sound = _is_metadata(value) if key == "metadata" else value is None or isinstance(value, str)
             if not sound:
                 raise self._broken(method, f"its value for {key} is {value!r}")
         return cast(VolumeUpdate, dict(answer))
@@ -284,3 +295,7 @@ class Backend:
 
     def _broken(self, method: str, reason: str) -> errors.DriverContractBroken:
         return errors.DriverContractBroken(driver=self._driver_name, backend=self.name, method=method, reason=reason)
+
+
+def _is_metadata(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item)

@@ -13,6 +13,9 @@ LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NOT_FOR_DRIVERS = (errors.LeaseLost, errors.EngineClosed, errors.CancelledError)
+"""Errors by which the core steers itself; a driver that raises one must not steer it."""
+
 
 class _Call:
     """One call of a driver, in a thread of its own."""
@@ -67,7 +70,8 @@ def call_with_timeout(
 
     :raises volmig.errors.DriverTimeout: when it does not end in time.
     :raises volmig.errors.VolmigError: as the driver raised it.
-    :raises volmig.errors.DriverFailed: for any other exception of the driver, which is its cause.
+    :raises volmig.errors.DriverFailed: for any other exception of the driver, which is its cause; also for one that
+        would end a thread, such as SystemExit.
     :raises NotImplementedError: as the driver raised it; the contract gives it a meaning for some methods.
     """
     call = _Call(function, when_late)
@@ -78,7 +82,9 @@ def call_with_timeout(
     if call.error is None:
         result: T = call.result
         return result
-    if isinstance(call.error, errors.VolmigError | NotImplementedError) or not isinstance(call.error, Exception):
+    if isinstance(call.error, errors.VolmigError | NotImplementedError) and not isinstance(
+        call.error, _NOT_FOR_DRIVERS
+    ):
         raise call.error
     reason = f"{type(call.error).__name__}: {call.error}"
     raise errors.DriverFailed(backend=backend, method=method, reason=reason) from call.error

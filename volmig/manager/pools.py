@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from volmig import errors
+from volmig.model import PoolAddress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +97,10 @@ def parse_pools(stats: Any, address: Callable[[str], str]) -> dict[str, PoolInfo
             raise StatsMalformed(f"'pool_name' is {name!r}")
         if name in parsed:
             raise StatsMalformed(f"two pools are named {name!r}")
+        try:
+            PoolAddress.parse(address(name))
+        except errors.AddressMalformed as error:
+            raise StatsMalformed(f"'pool_name' {name!r} cannot be used: {error.message}") from error
         parsed[name] = _parse_pool(name, pool, address(name))
     return parsed
 
@@ -104,17 +112,24 @@ def _parse_pool(name: str, pool: Mapping[str, Any], address: str) -> PoolInfo:
             raise StatsMalformed(f"{key!r} of pool {name!r} is {value!r}")
         return value
 
+    def flag(key: str) -> bool:
+        value = pool.get(key, False)
+        if not isinstance(value, bool):
+            raise StatsMalformed(f"{key!r} of pool {name!r} is {value!r}")
+        return value
+
     ratio = pool.get("max_over_subscription_ratio", 1.0)
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not ratio >= 1:
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
         raise StatsMalformed(f"'max_over_subscription_ratio' of pool {name!r} is {ratio!r}")
+    total = number("total_capacity_bytes")
     return PoolInfo(
         address=address,
-        total_capacity_bytes=number("total_capacity_bytes"),
-        free_capacity_bytes=number("free_capacity_bytes"),
+        total_capacity_bytes=total,
+        free_capacity_bytes=number("free_capacity_bytes", most=total),
         provisioned_capacity_bytes=number("provisioned_capacity_bytes", 0),
         reserved_percentage=number("reserved_percentage", 0, most=100),
         max_over_subscription_ratio=float(ratio),
-        thin_provisioning=bool(pool.get("thin_provisioning", False)),
-        read_only=bool(pool.get("read_only", False)),
+        thin_provisioning=flag("thin_provisioning"),
+        read_only=flag("read_only"),
         location_info=str(pool.get("location_info", "")),
     )

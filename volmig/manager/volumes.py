@@ -6,15 +6,16 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from volmig import errors
 from volmig.drivers.base import Capability, VolumeUpdate
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
-from volmig.model import Attachment, PoolAddress, Reservation, Volume, VolumeStatus
-from volmig.store import Store
-from volmig.store.base import VolumeQuery
+from volmig.model import Attachment, Phase, PoolAddress, Reservation, RetiredObject, Volume, VolumeStatus
+from volmig.store import MigrationQuery, Store, VolumeQuery
+from volmig.store.base import ReadTransaction
 
 LOG = logging.getLogger(__name__)
 
@@ -51,9 +52,14 @@ class VolumeManager:
         except Exception as error:
             self._undo_create(backend, volume, error)
             raise
-        with self._store.writing() as transaction:
-            transaction.release(volume.id)
-            return transaction.update_volume(volume, status=VolumeStatus.AVAILABLE, **fields_of(update))
+        try:
+            with self._store.writing() as transaction:
+                transaction.release(volume.id)
+                return transaction.update_volume(volume, status=VolumeStatus.AVAILABLE, **fields_of(update))
+        except errors.StoreConflict:
+            # It was deleted while it was made, so that nobody knows of what is there now.
+            backend.delete_volume(volume)
+            raise
 
     def _undo_create(self, backend: Backend, volume: Volume, error: Exception) -> None:
         try:
@@ -118,7 +124,8 @@ class VolumeManager:
             )
 
     def _end_failed_extend(self, backend: Backend, volume: Volume, error: Exception) -> None:
-        whole = self._has_size(backend, volume, volume.size_bytes)
+        # A call that did not end in time may enlarge it yet.
+        whole = not isinstance(error, errors.DriverTimeout) and self._has_size(backend, volume, volume.size_bytes)
         with self._store.writing() as transaction:
             transaction.release(f"extend-{volume.id}")
             transaction.update_volume(
@@ -171,12 +178,14 @@ class VolumeManager:
         )
 
     def _adopt(self, backend: Backend, volume: Volume, existing: Mapping[str, str]) -> Volume:
+        reference = existing["source-name"]
+        # Asked before, since a driver may rename what it adopts, and after, when the object's name is certain.
+        with self._store.reading() as view:
+            _refuse_taken(view, volume.host, PurePath(reference).name, reference)
         update = backend.manage_existing(volume, existing)
         volume = replace(volume, **fields_of(update))
         with self._store.writing() as transaction:
-            for other in transaction.list_volumes(VolumeQuery(host=volume.host)):
-                if _object_name(other) == _object_name(volume):
-                    raise errors.AlreadyManaged(reference=existing["source-name"], volume=other.id)
+            _refuse_taken(transaction, volume.host, _object_name(volume), reference)
             return transaction.add_volume(replace(volume, status=VolumeStatus.AVAILABLE))
 
     def _pools_that_manage(self) -> list[str]:
@@ -302,5 +311,28 @@ def new_volume(
     )
 
 
-def _object_name(volume: Volume) -> str:
-    return volume.provider_id or volume.backend_name
+def _object_name(volume: Volume | RetiredObject) -> str:
+    if volume.provider_id:
+        return volume.provider_id
+    return volume.backend_name if isinstance(volume, Volume) else f"volume-{volume.name_id}"
+
+
+def _refuse_taken(view: ReadTransaction, host: str, name: str, reference: str) -> None:
+    """Refuse an object that is, or will be deleted as, the storage of a volume.
+
+    :raises volmig.errors.AlreadyManaged: when a volume has it.
+    :raises volmig.errors.NotManageable: when a migration writes to it, or it waits for its deletion.
+    """
+    for volume in view.list_volumes(VolumeQuery(host=host)):
+        if _object_name(volume) == name:
+            raise errors.AlreadyManaged(reference=reference, volume=volume.id)
+    for retired in view.list_retired():
+        if retired.host == host and _object_name(retired) == name:
+            reason = f"volume {retired.volume_id} has left it, and it waits for its deletion"
+            raise errors.NotManageable(reference=reference, reason=reason)
+    unfinished = [phase for phase in Phase if not phase.is_final]
+    for migration in view.list_migrations(MigrationQuery(phases=unfinished)):
+        names = (f"volume-{migration.destination_id}", f"volume-{migration.volume_id}")
+        if migration.destination == host and name in names:
+            reason = f"migration {migration.id} makes it for volume {migration.volume_id}"
+            raise errors.NotManageable(reference=reference, reason=reason)

@@ -157,8 +157,7 @@ class Move:
                 recording = Recording(transaction, self.migration, self._volume)
                 yield recording
                 recording.write()
-                for entry in self._unwritten:
-                    transaction.append_journal(entry)
+                transaction.append_journal(*self._unwritten)
         except BaseException:
             # What was noted inside did not happen.
             del self._journal[known:]
@@ -233,10 +232,12 @@ class Recording:
             self._owner_is_checked = True
             self._migration_changes.clear()
         if self._volume_changes:
-            current = self.transaction.get_volume(self.volume.id)
-            if current.migration_id != self.migration.id:
-                raise errors.InternalError(
-                    reason=f"volume {current.id} is locked by {current.migration_id}, not by {self.migration.id}"
-                )
-            self.volume = self.transaction.update_volume(current, **self._volume_changes)
+            try:
+                self.volume = self.transaction.update_volume(self.volume, **self._volume_changes)
+            except errors.StoreConflict:
+                # Somebody changed what a migration does not care for, such as the metadata.
+                current = self.transaction.get_volume(self.volume.id)
+                if current.migration_id != self.migration.id:
+                    raise
+                self.volume = self.transaction.update_volume(current, **self._volume_changes)
             self._volume_changes.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from volmig import errors
@@ -24,6 +24,9 @@ from volmig.model import (
 )
 from volmig.scheduler import check_destination, check_movable
 from volmig.store import Store
+from volmig.transfer import Verify
+from volmig.transfer.engines import AUTO, engine_names
+from volmig.transfer.engines import NAMESPACE as ENGINES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,7 @@ def accept(
     :param owner: worker that will run it at once; when empty, it waits in ``queued`` without an owner.
     :raises volmig.errors.VolmigError: when anything stands against it; nothing is changed then.
     """
+    _check_transfer(request)
     with store.reading() as view:
         volume = view.get_volume(request.volume_id)
     check_movable(volume)
@@ -96,7 +100,7 @@ def accept(
             status_reason="",
         )
         migration = transaction.add_migration(migration)
-        _journal_acceptance(transaction.append_journal, migration, reservation, current)
+        transaction.append_journal(*_acceptance(migration, reservation, current))
         if owner:
             migration = transaction.claim_migration(migration.id, owner=owner, lease_seconds=lease_seconds)
     return migration
@@ -107,6 +111,19 @@ def host_method(source: Backend, destination: Backend) -> Method:
     by_path = source.can(Capability.LOCAL_PATH) and destination.can(Capability.LOCAL_PATH)
     by_handle = source.can(Capability.FILE_MODE) or destination.can(Capability.FILE_MODE)
     return Method.FILE if by_handle and not by_path else Method.BLOCK
+
+
+def _check_transfer(request: MigrationRequest) -> None:
+    """Refuse a way of copying that does not exist."""
+    if request.engine != AUTO and request.engine not in (known := engine_names()):
+        raise errors.PluginNotFound(plugin=request.engine, namespace=ENGINES, known=", ".join([AUTO, *known]))
+    if request.verify not in list(Verify):
+        reason = f"{request.verify!r} is none of {', '.join(Verify)}"
+        raise errors.RequestInvalid(what="the verification", reason=reason)
+    limit = request.bandwidth_limit_bytes
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
+        reason = f"{limit!r} is not a whole number of bytes a second; 0 means no limit"
+        raise errors.RequestInvalid(what="the bandwidth limit", reason=reason)
 
 
 def _check_storage(source: Backend, volume: Volume) -> None:
@@ -120,32 +137,26 @@ def _check_storage(source: Backend, volume: Volume) -> None:
         raise errors.VolumeObjectMissing(volume=volume.id, location=f"{volume.backend_name} in {volume.host}")
 
 
-def _journal_acceptance(
-    append: Callable[[JournalEntry], None], migration: Migration, reservation: Reservation, volume: Volume
-) -> None:
-    actor = migration.requested_by
-    append(
-        JournalEntry(
-            migration_id=migration.id,
-            kind=EntryKind.PHASE,
-            subject=Phase.QUEUED.value,
-            actor=actor,
-            data={"volume": volume.id, "source": migration.source, "destination": migration.destination},
-        )
+def _acceptance(migration: Migration, reservation: Reservation, volume: Volume) -> Iterator[JournalEntry]:
+    """Yield the first entries of the journal: the request, and the state in which it found the volume."""
+    yield JournalEntry(
+        migration_id=migration.id,
+        kind=EntryKind.PHASE,
+        subject=Phase.QUEUED.value,
+        actor=migration.requested_by,
+        data={"volume": volume.id, "source": migration.source, "destination": migration.destination},
     )
-    append(
-        JournalEntry(
-            migration_id=migration.id,
-            kind=EntryKind.DONE,
-            subject="reserve",
-            actor=actor,
-            data={
-                "reserved_bytes": reservation.size_bytes,
-                "volume_status": volume.status.value,
-                "name_id": volume.name_id,
-                "provider_location": volume.provider_location,
-                "provider_id": volume.provider_id,
-                "destination_id": migration.destination_id,
-            },
-        )
+    yield JournalEntry(
+        migration_id=migration.id,
+        kind=EntryKind.DONE,
+        subject="reserve",
+        actor=migration.requested_by,
+        data={
+            "reserved_bytes": reservation.size_bytes,
+            "volume_status": volume.status.value,
+            "name_id": volume.name_id,
+            "provider_location": volume.provider_location,
+            "provider_id": volume.provider_id,
+            "destination_id": migration.destination_id,
+        },
     )

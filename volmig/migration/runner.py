@@ -211,7 +211,8 @@ class MigrationRunner:
         reason = as_volmig_error(error)
         if isinstance(reason, errors.MigrationCancelled):
             return self._back(reason, Phase.CANCELLING)
-        LOG.error("migration %s of volume %s failed: %s", move.migration.id, move.volume.id, reason, exc_info=error)
+        LOG.error("migration %s of volume %s failed: %s", move.migration.id, move.volume.id, reason)
+        LOG.log(logging.ERROR if isinstance(reason, errors.BugError) else logging.DEBUG, "its cause", exc_info=error)
         return self._back(reason, Phase.ROLLING_BACK)
 
     def _back(self, reason: errors.VolmigError, phase: Phase) -> errors.VolmigError | None:

@@ -140,8 +140,11 @@ class WriteTransaction(ReadTransaction, Protocol):
             being cancelled already does allow it).
         """
 
-    def append_journal(self, entry: JournalEntry) -> None:
-        """Append an entry; its sequence and time are the store's."""
+    def append_journal(self, *entries: JournalEntry) -> None:
+        """Append entries of one migration, in this order; their sequence and time are the store's.
+
+        :raises volmig.errors.MigrationNotFound:
+        """
 
     def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
         """Claim room in a pool: succeeds when all reservations of the pool together stay within *limit_bytes*.

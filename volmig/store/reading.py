@@ -40,7 +40,9 @@ class SqlReadTransaction:
         """The database's error in an earlier call, after which nothing is committed any more."""
         return self._failure
 
-    def _run(self, statement: sa.Executable, values: Mapping[str, Any] | None = None) -> sa.CursorResult[Any]:
+    def _run(
+        self, statement: sa.Executable, values: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None
+    ) -> sa.CursorResult[Any]:
         if self._connection is None:
             raise errors.InternalError(reason="a transaction of the store is used after its end")
         if self._failure is not None:

@@ -10,7 +10,7 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -244,8 +244,16 @@ def _lease_is_over(migration: Migration, now: datetime) -> bool:
 # --- the other records --------------------------------------------------------------------------
 
 
-def new_entry(entry: JournalEntry, *, sequence: int, now: datetime) -> JournalEntry:
-    """Return the record of *entry*; its data is what JSON makes of it."""
+def new_entries(entries: Sequence[JournalEntry], *, after: int, now: datetime) -> list[JournalEntry]:
+    """Return the records of *entries*, which are of one migration and follow the entry with the sequence *after*."""
+    migrations = {entry.migration_id for entry in entries}
+    if len(migrations) > 1:
+        raise errors.InternalError(reason=f"entries of {len(migrations)} migrations were appended to one journal")
+    return [_new_entry(entry, sequence=after + count, now=now) for count, entry in enumerate(entries, start=1)]
+
+
+def _new_entry(entry: JournalEntry, *, sequence: int, now: datetime) -> JournalEntry:
+    # Its data is what JSON makes of it.
     values = _fields_of(entry)
     data = json.loads(json_text(dict(values.pop("data"))))
     values = _normal(JournalEntry, values)

@@ -7,25 +7,17 @@ wait for each other as it was told to, the change fails and is not made over ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Iterable
 from typing import Any
-
-import sqlalchemy as sa
 
 from volmig import errors
 from volmig.model import JournalEntry, Migration, Reservation, RetiredObject, Volume
 from volmig.store import rows, rules, statements
-from volmig.store.database import Database
 from volmig.store.reading import SqlReadTransaction
 
 
 class SqlWriteTransaction(SqlReadTransaction):
     """A view that can change the tables; see :class:`volmig.store.base.WriteTransaction`."""
-
-    def __init__(self, database: Database, connection: sa.Connection, clock: Callable[[], datetime] | None) -> None:
-        super().__init__(database, connection, clock)
-        self._last_sequences: dict[str, int] = {}
 
     def add_volume(self, volume: Volume) -> Volume:
         if self._find_volume(volume.id) is not None:
@@ -90,17 +82,15 @@ class SqlWriteTransaction(SqlReadTransaction):
             raise rules.lease_lost(present)
         return changed
 
-    def append_journal(self, entry: JournalEntry) -> None:
-        key = entry.migration_id
-        if key not in self._last_sequences:
-            row = self._run(statements.LAST_SEQUENCE, {"key": key}).one_or_none()
-            if row is None:
-                raise errors.MigrationNotFound(migration=key)
-            self._last_sequences[key] = row.last or 0
-        added = rules.new_entry(entry, sequence=self._last_sequences[key] + 1, now=self.now())
-        self._run(statements.ADD_ENTRY, rows.to_columns(added))
-        # Nobody else writes as long as this transaction lasts.
-        self._last_sequences[key] = added.sequence
+    def append_journal(self, *entries: JournalEntry) -> None:
+        if not entries:
+            return
+        migration_id = entries[0].migration_id
+        row = self._run(statements.LAST_SEQUENCE, {"key": migration_id}).one_or_none()
+        if row is None:
+            raise errors.MigrationNotFound(migration=migration_id)
+        added = rules.new_entries(entries, after=row.last or 0, now=self.now())
+        self._run(statements.ADD_ENTRY, [rows.to_columns(entry) for entry in added])
 
     def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
         rules.check_reservation(reservation)

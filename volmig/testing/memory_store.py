@@ -227,11 +227,14 @@ class MemoryWriteTransaction(MemoryReadTransaction):
         self._state.migrations[migration.id] = migration
         return migration
 
-    def append_journal(self, entry: JournalEntry) -> None:
-        self.get_migration(entry.migration_id)
-        entries = self._state.journal.get(entry.migration_id, ())
-        added = rules.new_entry(entry, sequence=len(entries) + 1, now=self.now())
-        self._state.journal[entry.migration_id] = (*entries, added)
+    def append_journal(self, *entries: JournalEntry) -> None:
+        if not entries:
+            return
+        migration_id = entries[0].migration_id
+        self.get_migration(migration_id)
+        present = self._state.journal.get(migration_id, ())
+        added = rules.new_entries(entries, after=len(present), now=self.now())
+        self._state.journal[migration_id] = (*present, *added)
 
     def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
         rules.check_reservation(reservation)

@@ -52,4 +52,3 @@ if __name__ == "__main__":
         (place / "slow" / "disk.img").write_bytes(bytes(range(256)) * 4096 * 8)
         move(opened, place / "slow" / "disk.img")
         change_of_mind(opened, "disk")
-

@@ -19,5 +19,3 @@ class TestShelfDriver(DriverConformance):
 
         yield Backend(driver=make(), restart=make)
         assert list(tmp_path.iterdir()) == [], "something was left behind"
-
-

@@ -29,5 +29,3 @@ def test_a_full_destination_leaves_the_volume_where_it_was() -> None:
         assert after.host == volume.host
         assert after.status == "available"
         assert after.migration_status == "error"
-
-

@@ -37,4 +37,3 @@ def main(source: str, destination: str) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(*sys.argv[1:]))
-
