@@ -229,3 +229,14 @@ def test_what_an_engine_forgets_to_flush_is_flushed(
     monkeypatch.setattr(os, "fsync", watched_fsync)
     copy(*ends, size_bytes=5 * MIB, options=CopyOptions(engine="plain", verify=verify))
     assert flushed == [str(ends[1])]
+
+
+@pytest.mark.parametrize("engine", ["auto", "chunked", "dd"])
+def test_a_format_that_no_engine_translates_is_never_copied_blindly(tmp_path: Path, engine: str) -> None:
+    source, destination = tmp_path / "source", tmp_path / "destination"
+    source.write_bytes(b"QFI\xfb" + bytes(1020))
+    destination.write_bytes(bytes(1024))
+    options = CopyOptions(engine=engine, source_format="qcow2", destination_format="raw")
+    with pytest.raises(errors.UnsupportedTransfer, match="'qcow2'"):
+        copy(source, destination, size_bytes=1024, options=options)
+    assert destination.read_bytes() == bytes(1024)

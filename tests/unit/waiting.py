@@ -1,0 +1,29 @@
+"""Waiting for what other threads do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from volmig.drivers.fake import FakeDriver
+
+LONG = 30.0
+"""Seconds that nothing takes unless it hangs."""
+
+
+def until(condition: Callable[[], object], seconds: float = LONG) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.005)
+
+
+def let_go(driver: FakeDriver, has_ended: Callable[[], object]) -> None:
+    """Let calls that hang go on until something is so; also one that is only about to hang."""
+
+    def released() -> object:
+        driver.faults.release()
+        return has_ended()
+
+    until(released)
