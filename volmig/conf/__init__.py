@@ -171,11 +171,7 @@ def _check(conf: cfg.ConfigOpts, group: str, options: Sequence[cfg.Opt]) -> None
     values = conf if group == "DEFAULT" else conf[group]
     for option in options:
         try:
-            value = values[option.dest]
-            if value is None and option.default is not None:
-                raise ValueError("it is empty")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{value} is not a finite number")
+            _check_value(option, values[option.dest])
         except (ValueError, cfg.Error) as error:
             raise errors.ConfigOptionInvalid(
                 option=option.name,
@@ -184,6 +180,14 @@ def _check(conf: cfg.ConfigOpts, group: str, options: Sequence[cfg.Opt]) -> None
                 # A secret's value must not be shown, and it may be part of the reason.
                 reason="its value is malformed" if option.secret else _reason(error),
             ) from (None if option.secret else error)
+
+
+def _check_value(option: cfg.Opt, value: object) -> None:
+    """Refuse what oslo.config lets through. :raises ValueError:"""
+    if value is None and option.default is not None:
+        raise ValueError("it is empty")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
 
 
 def _without_line(error: cfg.ConfigFileParseError) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
@@ -31,6 +33,8 @@ class VolumeManager:
         self._store = store
         self._backends = backends
         self._settle = settle
+        self._lock = threading.Lock()
+        self._being_extended: set[str] = set()
 
     # --- create and delete --------------------------------------------------------------------
 
@@ -98,6 +102,25 @@ class VolumeManager:
         :raises volmig.errors.SizeTooSmall: when it is not larger than the volume.
         """
         check_size(new_size_bytes)
+        with self._extending(volume_id):
+            return self._extend(volume_id, new_size_bytes)
+
+    @contextmanager
+    def _extending(self, volume_id: str) -> Iterator[None]:
+        """Refuse a second extension: the status of one under way is also that of one that a crash has left."""
+        with self._lock:
+            if volume_id in self._being_extended:
+                status = VolumeStatus.EXTENDING.value
+                allowed = VolumeStatus.AVAILABLE.value
+                raise errors.WrongStatus(operation="extend", volume=volume_id, status=status, allowed=allowed)
+            self._being_extended.add(volume_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._being_extended.discard(volume_id)
+
+    def _extend(self, volume_id: str, new_size_bytes: int) -> Volume:
         volume = self._ready(volume_id, "extend", (VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.EXTENDING))
         if new_size_bytes <= volume.size_bytes:
             raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)

@@ -344,6 +344,8 @@ def _copy_options(move: Move) -> CopyOptions:
     return CopyOptions(
         engine=migration.engine,
         verify=Verify(migration.verify),
+        source_format=move.source_volume.format,
+        destination_format=move.copy_volume.format,
         destination_is_zero=is_fresh and move.destination.can(Capability.ZEROED_ON_CREATE),
         bandwidth_limit_bytes=migration.bandwidth_limit_bytes,
         chunk_bytes=move.settings.chunk_bytes,

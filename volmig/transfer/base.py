@@ -47,6 +47,10 @@ class CopyOptions:
     engine: str = "auto"
     """Name of an engine, or ``auto``: the best that can serve the ends."""
     verify: Verify = Verify.DIGEST
+    source_format: str = "raw"
+    """Data format of the source, such as ``raw`` or ``qcow2``; never guessed from the data."""
+    destination_format: str = "raw"
+    """Data format that the destination is to have. An engine that cannot translate refuses two that differ."""
     destination_is_zero: bool = False
     """The destination is known to read as zeroes everywhere, so that zeroes need not be written to it."""
     bandwidth_limit_bytes: int = 0

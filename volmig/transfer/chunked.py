@@ -6,6 +6,7 @@ from volmig.transfer import opening, zeroes
 from volmig.transfer.base import CopyJob, CopyOptions, End, EngineOutcome, TransferEngine
 from volmig.transfer.digest import TreeDigest
 from volmig.transfer.ends import OpenEnd
+from volmig.transfer.requests import refuse_translation
 
 _PUNCH_BYTES = 1024 * 1024 * 1024
 """Largest hole that is made at once, so that a cancellation is seen in between."""
@@ -22,7 +23,7 @@ class ChunkedEngine(TransferEngine):
     name = "chunked"
 
     def refusal(self, source: End, destination: End, options: CopyOptions) -> str:
-        return ""
+        return refuse_translation(options)
 
     def run(self, job: CopyJob) -> EngineOutcome:
         with opening.open_source(job.source) as source, opening.open_destination(job.destination) as destination:

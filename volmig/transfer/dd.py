@@ -11,6 +11,7 @@ from volmig import errors
 from volmig.transfer.base import CopyJob, CopyOptions, End, EngineOutcome, TransferEngine
 from volmig.transfer.ends import is_path, name_of
 from volmig.transfer.process import TrackedProcess
+from volmig.transfer.requests import refuse_translation
 
 _PROGRAM = "dd"
 _PACKAGE = "coreutils"
@@ -37,6 +38,8 @@ class DdEngine(TransferEngine):
             return "dd copies paths only, and an end is a file-like handle"
         if options.bandwidth_limit_bytes:
             return "dd cannot keep a bandwidth limit"
+        if reason := refuse_translation(options):
+            return reason
         if shutil.which(_PROGRAM) is None:
             raise errors.ProgramMissing(program=_PROGRAM, package=_PACKAGE)
         return ""

@@ -34,3 +34,13 @@ def agree_on_limit(options: CopyOptions, control: Control) -> CopyOptions:
     if options.bandwidth_limit_bytes and not control.limit_bytes:
         control.limit_bytes = options.bandwidth_limit_bytes
     return dataclasses.replace(options, bandwidth_limit_bytes=control.limit_bytes)
+
+
+def refuse_translation(options: CopyOptions) -> str:
+    """Return why an engine that copies bytes as they are cannot serve; empty when no translation is wanted."""
+    if options.source_format == options.destination_format:
+        return ""
+    return (
+        f"it copies bytes as they are, and does not turn the format {options.source_format!r} "
+        f"into {options.destination_format!r}"
+    )
