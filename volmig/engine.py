@@ -162,11 +162,11 @@ class Engine:
             try:
                 return view.get_volume(volume)
             except errors.VolumeNotFound:
-                found = view.list_volumes(VolumeQuery(name=volume, limit=10)) if volume else ()
+                found = view.list_volumes(VolumeQuery(name=volume)) if volume else ()
         if not found:
             raise errors.VolumeNotFound(volume=volume)
         if len(found) > 1:
-            ids = ", ".join(each.id for each in found)
+            ids = ", ".join(each.id for each in found[:10]) + (", …" if len(found) > 10 else "")
             raise errors.VolumeNameAmbiguous(volume=volume, count=len(found), ids=ids)
         return found[0]
 
@@ -338,6 +338,7 @@ class Engine:
 
         :raises volmig.errors.CancelTooLate: when it has ended or has come to its commit point.
         """
+        self._check_open()
         with self._store.writing() as transaction:
             migration = transaction.request_cancel(migration_id, requested_by=self._context.actor)
         owned = self._leases.get(migration_id)
@@ -345,6 +346,7 @@ class Engine:
             self.take_over_if_abandoned(migration)
         else:
             owned.record(replace(owned.migration, cancel_requested_by=migration.cancel_requested_by))
+            self._workers.hurry(owned)
         return migration
 
     def take_over_if_abandoned(self, migration: Migration) -> bool:
@@ -437,12 +439,16 @@ class MigrationHandle:
 
     def events(self, interval_seconds: float = 0.25) -> Iterator[MigrationEvent]:
         """Yield the migration at each change, at most once an interval, until its end; the last one is final."""
+        told: Migration | None = None
         while True:
             seen = self.status()
             ended = self._has_ended(seen)
-            yield MigrationEvent(migration=self.status() if ended else seen)
             if ended:
+                yield MigrationEvent(migration=self.status())
                 return
+            if seen != told:
+                yield MigrationEvent(migration=seen)
+                told = seen
             began = time.monotonic()
             if self._owned is None:
                 self._look_after(seen)

@@ -200,7 +200,10 @@ class FileDriver(VolumeDriver):
         with self._directory(volume.host).opened() as opened:
             if opened.entry(name) is None:
                 return
-            fd = opened.open(name, os.O_RDONLY)
+            try:
+                fd = opened.open(name, os.O_RDONLY)
+            except FileNotFoundError:  # somebody else has deleted it meanwhile
+                return
             try:
                 _checks.require_unlocked(volume, fd)
             finally:

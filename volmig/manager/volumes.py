@@ -15,6 +15,7 @@ from volmig import errors
 from volmig.drivers.base import Capability, VolumeUpdate
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
+from volmig.manager.room import Room, with_room
 from volmig.model import Attachment, Phase, PoolAddress, Reservation, RetiredObject, Volume, VolumeStatus
 from volmig.store import MigrationQuery, Store, VolumeQuery
 from volmig.store.base import ReadTransaction
@@ -45,11 +46,15 @@ class VolumeManager:
         :raises volmig.errors.VolmigError: when it cannot be made; nothing is left behind then.
         """
         check_size(volume.size_bytes)
-        pool = self._backends.pool_with_room(volume.host, volume.size_bytes)
-        with self._store.writing() as transaction:
-            reservation = Reservation(id=volume.id, host=volume.host, size_bytes=volume.size_bytes)
-            transaction.reserve(reservation, limit_bytes=pool.limit_bytes)
-            volume = transaction.add_volume(replace(volume, status=VolumeStatus.CREATING))
+        wanted = replace(volume, status=VolumeStatus.CREATING)
+
+        def record(room: Room) -> Volume:
+            with self._store.writing() as transaction:
+                reservation = Reservation(id=wanted.id, host=wanted.host, size_bytes=wanted.size_bytes)
+                room.reserve(transaction, reservation)
+                return transaction.add_volume(wanted)
+
+        volume = with_room(self._store, self._backends, volume.host, volume.size_bytes, record)
         backend = self._backends.of(volume)
         try:
             update = backend.create_volume(volume)
@@ -125,14 +130,19 @@ class VolumeManager:
         if new_size_bytes <= volume.size_bytes:
             raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)
         grown = new_size_bytes - volume.size_bytes
-        pool = self._backends.pool_with_room(volume.host, grown)
-        backend = self._backends.of(volume)
+        reservation = Reservation(id=f"extend-{volume.id}", host=volume.host, size_bytes=grown)
         with self._store.writing() as transaction:
-            reservation = Reservation(id=f"extend-{volume.id}", host=volume.host, size_bytes=grown)
             # A crash during an earlier attempt may have left one of another size.
             transaction.release(reservation.id)
-            transaction.reserve(reservation, limit_bytes=pool.limit_bytes)
-            volume = transaction.update_volume(volume, status=VolumeStatus.EXTENDING)
+        present = volume
+
+        def record(room: Room) -> Volume:
+            with self._store.writing() as transaction:
+                room.reserve(transaction, reservation)
+                return transaction.update_volume(present, status=VolumeStatus.EXTENDING)
+
+        volume = with_room(self._store, self._backends, volume.host, grown, record)
+        backend = self._backends.of(volume)
         try:
             backend.extend_volume(volume, new_size_bytes)
         except Exception as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +62,8 @@ class OwnedMigration:
                 migration = replace(migration, **_progress_of(live))
             self._migration = migration
             self._changed.notify_all()
+            if migration.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
+                self.control.limit_bytes = migration.bandwidth_limit_bytes
         if migration.cancel_requested_by:
             self.control.cancel()
 
@@ -125,6 +128,8 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.when_cancelled: Callable[[OwnedMigration], None] = lambda _: None
+        """Called with a migration that somebody wants cancelled, perhaps more than once."""
 
     def keep(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
         """Begin to renew the lease of a migration that was just claimed.
@@ -177,7 +182,7 @@ class LeaseKeeper:
                 if not current.phase.is_final:
                     current = transaction.update_migration(live, **_progress_of(live))
         except errors.LeaseLost as error:
-            if not owned.ended:
+            if not owned.ended and not owned.migration.phase.is_final:
                 LOG.warning("%s", error)
                 owned.lose()
             return
@@ -186,15 +191,10 @@ class LeaseKeeper:
             LOG.exception("renewing the lease of migration %s failed", live.id)
         else:
             owned.renewed_at = started
-            self._obey(owned, live, current)
+            if current.cancel_requested_by or current.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
+                owned.record(current)
+            if current.cancel_requested_by:
+                self.when_cancelled(owned)
         if time.monotonic() - owned.renewed_at > self._settings.lease_seconds * _SAFE_PART_OF_LEASE:
             LOG.error("migration %s is given up here, since its lease cannot be renewed", live.id)
             owned.lose()
-
-    @staticmethod
-    def _obey(owned: OwnedMigration, before: Migration, current: Migration) -> None:
-        if current.cancel_requested_by:
-            owned.record(current)
-        if current.bandwidth_limit_bytes != before.bandwidth_limit_bytes:
-            owned.control.limit_bytes = current.bandwidth_limit_bytes
-            owned.record(current)

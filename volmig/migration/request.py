@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from volmig import errors
 from volmig.drivers.base import Capability
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
+from volmig.manager.room import Room, with_room
 from volmig.model import (
     EntryKind,
     JournalEntry,
@@ -24,9 +27,8 @@ from volmig.model import (
 )
 from volmig.scheduler import check_destination, check_movable
 from volmig.store import Store
-from volmig.transfer import Verify
-from volmig.transfer.engines import AUTO, engine_names
-from volmig.transfer.engines import NAMESPACE as ENGINES
+from volmig.transfer import CopyOptions, End, Verify
+from volmig.transfer.engines import AUTO, load_engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,22 +59,24 @@ def accept(
     :param owner: worker that will run it at once; when empty, it waits in ``queued`` without an owner.
     :raises volmig.errors.VolmigError: when anything stands against it; nothing is changed then.
     """
-    _check_transfer(request)
     with store.reading() as view:
         volume = view.get_volume(request.volume_id)
+        left_behind = {retired.host for retired in view.list_retired() if retired.volume_id == volume.id}
     check_movable(volume)
-    pool = check_destination(backends, volume, request.destination)
-    source = backends.of(volume)
+    check_destination(volume, request.destination)
+    source, destination = backends.of(volume), backends.at(request.destination)
+    # Where the volume's old storage still waits for its deletion, a driver would find the name taken.
+    may_ask_driver = not request.force_host_copy and request.destination not in left_behind
+    by_host = host_method(source, destination)
+    _check_transfer(request, by_host)
     _check_storage(source, volume)
-    destination = backends.at(request.destination)
-    by_driver = source.can(Capability.NATIVE_MIGRATION) and not request.force_host_copy
     migration = Migration(
         id=str(uuid.uuid4()),
         volume_id=volume.id,
         source=volume.host,
         destination=request.destination,
         destination_id=str(uuid.uuid4()),
-        method=Method.DRIVER if by_driver else host_method(source, destination),
+        method=Method.DRIVER if may_ask_driver and source.can(Capability.NATIVE_MIGRATION) else by_host,
         force_host_copy=request.force_host_copy,
         lock_volume=request.lock_volume,
         engine=request.engine,
@@ -81,29 +85,33 @@ def accept(
         bytes_total=volume.size_bytes,
         requested_by=context.actor,
     )
-    with store.writing() as transaction:
-        current = transaction.get_volume(volume.id)
-        check_movable(current)
-        if (current.host, current.backend_id, current.size_bytes) != (
-            volume.host,
-            volume.backend_id,
-            volume.size_bytes,
-        ):
-            raise errors.StoreConflict(kind="volume", id=volume.id)
-        reservation = Reservation(id=migration.id, host=migration.destination, size_bytes=volume.size_bytes)
-        transaction.reserve(reservation, limit_bytes=pool.limit_bytes)
-        transaction.update_volume(
-            current,
-            migration_id=migration.id,
-            migration_status=MigrationStatus.STARTING,
-            status=VolumeStatus.MAINTENANCE if request.lock_volume else current.status,
-            status_reason="",
-        )
-        migration = transaction.add_migration(migration)
-        transaction.append_journal(*_acceptance(migration, reservation, current))
-        if owner:
-            migration = transaction.claim_migration(migration.id, owner=owner, lease_seconds=lease_seconds)
-    return migration
+
+    def record(room: Room) -> Migration:
+        with store.writing() as transaction:
+            current = transaction.get_volume(volume.id)
+            check_movable(current)
+            if _place(current) != _place(volume):
+                raise errors.StoreConflict(kind="volume", id=volume.id)
+            reservation = Reservation(id=migration.id, host=migration.destination, size_bytes=volume.size_bytes)
+            room.reserve(transaction, reservation)
+            transaction.update_volume(
+                current,
+                migration_id=migration.id,
+                migration_status=MigrationStatus.STARTING,
+                status=VolumeStatus.MAINTENANCE if request.lock_volume else current.status,
+                status_reason="",
+            )
+            recorded = transaction.add_migration(migration)
+            transaction.append_journal(*_acceptance(recorded, reservation, current))
+            if owner:
+                return transaction.claim_migration(recorded.id, owner=owner, lease_seconds=lease_seconds)
+            return recorded
+
+    return with_room(store, backends, request.destination, volume.size_bytes, record)
+
+
+def _place(volume: Volume) -> tuple[str, str, str | None, int]:
+    return volume.host, volume.backend_id, volume.provider_id, volume.size_bytes
 
 
 def host_method(source: Backend, destination: Backend) -> Method:
@@ -113,10 +121,8 @@ def host_method(source: Backend, destination: Backend) -> Method:
     return Method.FILE if by_handle and not by_path else Method.BLOCK
 
 
-def _check_transfer(request: MigrationRequest) -> None:
-    """Refuse a way of copying that does not exist."""
-    if request.engine != AUTO and request.engine not in (known := engine_names()):
-        raise errors.PluginNotFound(plugin=request.engine, namespace=ENGINES, known=", ".join([AUTO, *known]))
+def _check_transfer(request: MigrationRequest, method: Method) -> None:
+    """Refuse a way of copying that does not exist, or that the engine asked for cannot serve."""
     if request.verify not in list(Verify):
         reason = f"{request.verify!r} is none of {', '.join(Verify)}"
         raise errors.RequestInvalid(what="the verification", reason=reason)
@@ -124,6 +130,14 @@ def _check_transfer(request: MigrationRequest) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
         reason = f"{limit!r} is not a whole number of bytes a second; 0 means no limit"
         raise errors.RequestInvalid(what="the bandwidth limit", reason=reason)
+    if request.engine == AUTO:
+        return
+    # Ends of the kind that the copy will have; what an engine can serve depends on nothing else yet.
+    end: End = io.BytesIO() if method is Method.FILE else os.devnull
+    options = CopyOptions(engine=request.engine, bandwidth_limit_bytes=limit)
+    refusal = load_engine(request.engine).refusal(end, end, options)
+    if refusal:
+        raise errors.UnsupportedTransfer(engine=request.engine, reason=refusal)
 
 
 def _check_storage(source: Backend, volume: Volume) -> None:

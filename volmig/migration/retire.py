@@ -49,7 +49,7 @@ def _may_go(store: Store, backends: Backends, retired: RetiredObject) -> bool:
             volume = view.get_volume(retired.volume_id)
         except errors.VolumeNotFound:
             return True
-    if (volume.host, volume.backend_id) == (retired.host, retired.name_id):
+    if (volume.host, volume.backend_id, volume.provider_id) == (retired.host, retired.name_id, retired.provider_id):
         # The volume has come back to this very object.
         return False
     return volume.status is not VolumeStatus.ERROR and backends.of(volume).volume_exists(volume)

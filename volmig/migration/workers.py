@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
+from collections.abc import Callable
 
 from volmig import errors
 from volmig.manager.backends import Backends
@@ -22,47 +23,64 @@ class WorkerPool:
         self._backends = backends
         self._settings = settings
         self._leases = leases
-        self._waiting: queue.SimpleQueue[OwnedMigration | None] = queue.SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self._waiting: deque[OwnedMigration] = deque()
+        self._threads: set[threading.Thread] = set()
+        self._workers = 0
         self._lock = threading.Lock()
-        self._unfinished = 0
         self._closed = False
+        leases.when_cancelled = self.hurry
 
     def start(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
-        """Run a migration that was just claimed, as soon as a thread is free.
+        """Run a migration that was just claimed, as soon as there is a turn for it.
 
         :param claimed_at: ``time.monotonic()`` from before the claim.
         """
         with self._lock:
             if self._closed:
                 raise errors.EngineClosed
-            self._unfinished += 1
             owned = self._leases.keep(migration, claimed_at=claimed_at)
-            self._waiting.put(owned)
-            if len(self._threads) < min(self._unfinished, self._settings.max_concurrent_migrations):
-                # A daemon, so that a hung storage cannot keep the process from ending; the lease expires then.
-                thread = threading.Thread(target=self._work, name=f"volmig-worker-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+            self._waiting.append(owned)
+            if self._workers < self._settings.max_concurrent_migrations:
+                self._workers += 1
+                self._spawn(self._work)
         return owned
+
+    def hurry(self, owned: OwnedMigration) -> None:
+        """Run a migration out of turn, if it still waits: undoing one that has not begun takes no time."""
+        with self._lock:
+            if owned in self._waiting:
+                self._waiting.remove(owned)
+                self._spawn(lambda: self._run(owned))
 
     def close(self) -> None:
         """Take no more, and wait for those that were taken."""
         with self._lock:
             self._closed = True
             threads = list(self._threads)
-        for _ in threads:
-            self._waiting.put(None)
         for thread in threads:
             thread.join()
 
-    def _work(self) -> None:
-        while (owned := self._waiting.get()) is not None:
+    def _spawn(self, work: Callable[[], None]) -> None:
+        def run() -> None:
             try:
-                self._run(owned)
+                work()
             finally:
                 with self._lock:
-                    self._unfinished -= 1
+                    self._threads.discard(threading.current_thread())
+
+        # A daemon, so that a hung storage cannot keep the process from ending; the lease expires then.
+        thread = threading.Thread(target=run, name="volmig-worker", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._workers -= 1
+                    return
+                owned = self._waiting.popleft()
+            self._run(owned)
 
     def _run(self, owned: OwnedMigration) -> None:
         try:

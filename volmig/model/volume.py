@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -85,4 +84,4 @@ class Volume:
     @property
     def size(self) -> int:
         """Size in GiB, rounded up, for drivers in Cinder's habit."""
-        return math.ceil(self.size_bytes / GIB)
+        return -(-self.size_bytes // GIB)

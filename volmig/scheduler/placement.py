@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from volmig import errors
-from volmig.manager.backends import Backends
-from volmig.manager.pools import PoolInfo
 from volmig.model import PoolAddress, Volume, VolumeStatus
 
 
@@ -32,15 +30,13 @@ def check_movable(volume: Volume) -> None:
         )
 
 
-def check_destination(backends: Backends, volume: Volume, address: str) -> PoolInfo:
-    """Return the pool *address* when it can take *volume*.
+def check_destination(volume: Volume, address: str) -> None:
+    """Refuse a destination that is no pool's address, or the pool that the volume is in.
 
-    What other migrations have reserved there is not counted here: the store does that in the transaction that makes
-    the reservation, within the pool's ``limit_bytes``.
+    That the pool exists, is in service and has room is checked while the room is reserved.
 
-    :raises volmig.errors.RequestError: when the address is wrong, or the pool cannot take the volume.
-    :raises volmig.errors.BackendDown: when the backend is out of service.
+    :raises volmig.errors.AddressMalformed: when it is no address.
+    :raises volmig.errors.SamePool: when the volume is there already.
     """
     if PoolAddress.parse(address) == PoolAddress.parse(volume.host):
         raise errors.SamePool(volume=volume.id, pool=address)
-    return backends.pool_with_room(address, volume.size_bytes)

@@ -85,6 +85,9 @@ class ReadTransaction(Protocol):
     def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:
         """Return the reservations of a pool, or all."""
 
+    def count_releases(self, host: str) -> int:
+        """Return how many reservations of a pool have been given back so far."""
+
 
 class WriteTransaction(ReadTransaction, Protocol):
     """A view that can also change the store; all of its changes happen, durably, or none."""
@@ -146,9 +149,12 @@ class WriteTransaction(ReadTransaction, Protocol):
         :raises volmig.errors.MigrationNotFound:
         """
 
-    def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
+    def reserve(self, reservation: Reservation, *, limit_bytes: int, releases: int | None = None) -> None:
         """Claim room in a pool: succeeds when all reservations of the pool together stay within *limit_bytes*.
 
+        :param releases: what :meth:`count_releases` said before the figures behind *limit_bytes* were taken. A
+            reservation that was given back since then may be of an object that these figures miss.
+        :raises volmig.errors.StoreConflict: when one was given back since then; take fresh figures and repeat.
         :raises volmig.errors.DestinationTooSmall: otherwise, with what is left as ``free``.
         """
 

@@ -145,3 +145,7 @@ class SqlReadTransaction:
         else:
             found = self._run(statements.LIST_RESERVATIONS_OF, {"pool": host})
         return [rows.to_reservation(row) for row in found]
+
+    def count_releases(self, host: str) -> int:
+        row = self._run(statements.GET_POOL, {"pool": host}).one_or_none()
+        return 0 if row is None else int(row.releases)

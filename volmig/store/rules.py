@@ -274,6 +274,12 @@ def check_reservation(reservation: Reservation) -> None:
         raise errors.InternalError(reason=f"a reservation of {reservation.size_bytes} bytes in {reservation.host}")
 
 
+def check_releases(reservation: Reservation, *, seen: int | None, present: int) -> None:
+    """Refuse a reservation by figures that may miss an object: room was given back since they were taken."""
+    if seen is not None and seen != present:
+        raise errors.StoreConflict(kind="pool", id=reservation.host)
+
+
 def reservation_is_repeated(present: Reservation | None, wanted: Reservation) -> bool:
     """Return whether *wanted* is recorded already.
 

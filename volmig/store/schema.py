@@ -185,6 +185,7 @@ pools = sa.Table(
     _text("address", primary_key=True),
     # The sum of the pool's reservations: one row to compare and change, however many reservations there are.
     sa.Column("reserved_bytes", sa.BigInteger(), nullable=False),
+    sa.Column("releases", sa.BigInteger(), nullable=False),
     sa.CheckConstraint("reserved_bytes >= 0", name="ck_pools_reserved"),
     **_OPTIONS,
 )

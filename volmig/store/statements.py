@@ -54,7 +54,7 @@ GET_RESERVATION: Final = sa.select(*rows.RESERVATION_COLUMNS).where(reservations
 ADD_RESERVATION: Final = sa.insert(reservations)
 REMOVE_RESERVATION: Final = sa.delete(reservations).where(reservations.c.id == bindparam("key"))
 
-GET_POOL: Final = sa.select(pools.c.reserved_bytes).where(pools.c.address == bindparam("pool"))
+GET_POOL: Final = sa.select(pools.c.reserved_bytes, pools.c.releases).where(pools.c.address == bindparam("pool"))
 ADD_POOL: Final = sa.insert(pools)
 CHARGE_POOL: Final = (
     sa.update(pools)
@@ -67,7 +67,9 @@ CHARGE_POOL: Final = (
 DISCHARGE_POOL: Final = (
     sa.update(pools)
     .where(pools.c.address == bindparam("pool"))
-    .values(reserved_bytes=pools.c.reserved_bytes - bindparam("amount", type_=sa.BigInteger))
+    .values(
+        reserved_bytes=pools.c.reserved_bytes - bindparam("amount", type_=sa.BigInteger), releases=pools.c.releases + 1
+    )
 )
 
 GET_REVISION: Final = sa.select(revision.c.version_num)

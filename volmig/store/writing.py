@@ -92,18 +92,19 @@ class SqlWriteTransaction(SqlReadTransaction):
         added = rules.new_entries(entries, after=row.last or 0, now=self.now())
         self._run(statements.ADD_ENTRY, [rows.to_columns(entry) for entry in added])
 
-    def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
+    def reserve(self, reservation: Reservation, *, limit_bytes: int, releases: int | None = None) -> None:
         rules.check_reservation(reservation)
         row = self._run(statements.GET_RESERVATION, {"key": reservation.id}).one_or_none()
         if rules.reservation_is_repeated(None if row is None else rows.to_reservation(row), reservation):
             return
-        reserved: int | None = self._run(statements.GET_POOL, {"pool": reservation.host}).scalar_one_or_none()
-        if reserved is None:
-            reserved = 0
-            self._run(statements.ADD_POOL, {"address": reservation.host, "reserved_bytes": reserved})
+        pool = self._run(statements.GET_POOL, {"pool": reservation.host}).one_or_none()
+        rules.check_releases(reservation, seen=releases, present=0 if pool is None else pool.releases)
+        if pool is None:
+            self._run(statements.ADD_POOL, {"address": reservation.host, "reserved_bytes": 0, "releases": 0})
         charge = {"pool": reservation.host, "amount": reservation.size_bytes, "limit": limit_bytes}
         if self._run(statements.CHARGE_POOL, charge).rowcount != 1:
-            raise rules.no_room(reservation, reserved_bytes=reserved, limit_bytes=limit_bytes)
+            reserved_bytes = 0 if pool is None else pool.reserved_bytes
+            raise rules.no_room(reservation, reserved_bytes=reserved_bytes, limit_bytes=limit_bytes)
         self._run(statements.ADD_RESERVATION, rows.to_columns(reservation))
 
     def release(self, reservation_id: str) -> None:

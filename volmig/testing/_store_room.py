@@ -40,6 +40,19 @@ class RoomContract(StoreClock):
             assert {item.id for item in reader.list_reservations()} == {"a", "b", "elsewhere"}
             assert list(reader.list_reservations("no such pool")) == []
 
+    def test_figures_from_before_a_release_are_refused(self, store: Store) -> None:
+        with store.writing() as writer:
+            assert writer.count_releases(POOL) == 0
+            writer.reserve(Reservation(id="a", host=POOL, size_bytes=60), limit_bytes=100, releases=0)
+            writer.release("a")
+            writer.release("a")
+            assert writer.count_releases(POOL) == 1
+            assert writer.count_releases(OTHER_POOL) == 0
+        with pytest.raises(errors.StoreConflict), store.writing() as writer:
+            writer.reserve(Reservation(id="b", host=POOL, size_bytes=60), limit_bytes=100, releases=0)
+        with store.writing() as writer:
+            writer.reserve(Reservation(id="b", host=POOL, size_bytes=60), limit_bytes=100, releases=1)
+
     def test_lower_limit_leaves_no_room(self, store: Store) -> None:
         with store.writing() as writer:
             writer.reserve(Reservation(id="a", host=POOL, size_bytes=60), limit_bytes=100)

@@ -27,6 +27,7 @@ class _State:
     journal: dict[str, tuple[JournalEntry, ...]] = field(default_factory=dict)
     retired: dict[str, RetiredObject] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
+    releases: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{item.name: dict(getattr(self, item.name)) for item in dataclasses.fields(self)})
@@ -171,6 +172,9 @@ class MemoryReadTransaction:
         found = (item for item in self._state.reservations.values() if host in (None, item.host))
         return sorted(found, key=lambda item: (item.host, item.id))
 
+    def count_releases(self, host: str) -> int:
+        return self._state.releases.get(host, 0)
+
 
 class MemoryWriteTransaction(MemoryReadTransaction):
     """A view that can change a :class:`MemoryStore`."""
@@ -236,17 +240,20 @@ class MemoryWriteTransaction(MemoryReadTransaction):
         added = rules.new_entries(entries, after=len(present), now=self.now())
         self._state.journal[migration_id] = (*present, *added)
 
-    def reserve(self, reservation: Reservation, *, limit_bytes: int) -> None:
+    def reserve(self, reservation: Reservation, *, limit_bytes: int, releases: int | None = None) -> None:
         rules.check_reservation(reservation)
         if rules.reservation_is_repeated(self._state.reservations.get(reservation.id), reservation):
             return
+        rules.check_releases(reservation, seen=releases, present=self.count_releases(reservation.host))
         reserved = sum(item.size_bytes for item in self.list_reservations(reservation.host))
         if reserved + reservation.size_bytes > limit_bytes:
             raise rules.no_room(reservation, reserved_bytes=reserved, limit_bytes=limit_bytes)
         self._state.reservations[reservation.id] = reservation
 
     def release(self, reservation_id: str) -> None:
-        self._state.reservations.pop(reservation_id, None)
+        released = self._state.reservations.pop(reservation_id, None)
+        if released is not None:
+            self._state.releases[released.host] = self.count_releases(released.host) + 1
 
     def add_retired(self, retired: RetiredObject) -> None:
         if retired.id in self._state.retired:

@@ -25,7 +25,7 @@ class Size(unittest.TestCase):
         assert volume(size_bytes=size_bytes).size == size
 
 
-@given(size_bytes=st.integers(1, 2**53))
+@given(size_bytes=st.integers(1, 2**62))
 def test_the_size_in_gib_always_suffices_and_never_by_more_than_one(size_bytes: int) -> None:
     size = volume(size_bytes=size_bytes).size
     assert size * GIB >= size_bytes

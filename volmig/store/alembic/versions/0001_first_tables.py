@@ -168,6 +168,7 @@ def _make_reservations() -> None:
         "pools",
         _text("address"),
         _integer("reserved_bytes"),
+        _integer("releases"),
         sa.PrimaryKeyConstraint("address"),
         sa.CheckConstraint("reserved_bytes >= 0", name="ck_pools_reserved"),
         **_OPTIONS,
