@@ -149,7 +149,7 @@ REFUSALS = (
     (["volume", "migrate", "web", "here@nosuch#x"], 2, "backend-not-found"),
     (["volume", "migrate", "web", "beta"], 2, "address-malformed"),
     (["volume", "migrate", "web", "here@alpha#alpha", "--limit", "50"], 2, "size-invalid"),
-    (["volume", "migrate", "web", "here@beta#beta", "--engine", "nosuch"], 3, "plugin-not-found"),
+    (["volume", "migrate", "web", "here@alpha#alpha", "--engine", "nosuch"], 3, "plugin-not-found"),
     (["volume", "create", "--host", "here@alpha#alpha", "--size", "0"], 2, "size-invalid"),
     (["volume", "create", "--host", "here@alpha#alpha", "--size", "4096TiB"], 2, "destination-too-small"),
     (["volume", "extend", "web", "1MiB"], 2, "size-too-small"),
@@ -249,7 +249,7 @@ def test_closed_standard_streams_are_no_trouble(cli: Cli, closed: str, words: li
 
 def test_names_in_any_language_do_not_break_a_plain_locale(fresh: Cli) -> None:
     fresh("volume", "create", "--host", "here@alpha#alpha", "--size", "1MiB", "--name", "größe-中")
-    plain = Cli(fresh.directory, env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"))
+    plain = Cli(fresh.directory, env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=""))
     assert "gr\\xf6\\xdfe" in plain("volume", "list").stdout
     assert plain.json("volume", "list")[0]["name"] == "größe-中"
 
