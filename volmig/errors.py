@@ -412,6 +412,14 @@ class LeaseLost(TemporaryError):
     hint_template = "Nothing to do: whoever has it goes on with it. `volmig migration show {migration}` shows who."
 
 
+class MigrationAbandoned(LeaseLost):
+    """No worker runs the migration: the one that did is gone, or could not renew its lease and gave it up."""
+
+    code = "migration-abandoned"
+    template = "No worker runs migration {migration}: {reason}."
+    hint_template = "`volmig migration recover` takes it over, and goes on with it or undoes it."
+
+
 class EngineClosed(TemporaryError):
     """The engine is being closed and takes no new work."""
 

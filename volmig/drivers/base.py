@@ -138,6 +138,11 @@ class VolumeDriver(abc.ABC):
     capabilities: frozenset[Capability] = frozenset()
     """What it promises beyond the required methods. The class names all that it can do; an object may promise less,
     where its options say so."""
+    storage_identity: str | None = None
+    """What tells the backend's storage from other storage that could be in its place, such as the directory under a
+    file system that is not mounted. The core sets it before :meth:`do_setup` to what it has on record, or to None when
+    it has nothing on record; ``do_setup`` raises :class:`volmig.errors.BackendDown`, and changes nothing, when it finds
+    another storage or none, and sets it to what it found when it was None. It stays None where a driver cannot tell."""
     vendor_name: ClassVar[str] = "unknown"
     driver_version: ClassVar[str] = "0"
 
@@ -261,6 +266,28 @@ class VolumeDriver(abc.ABC):
         :raises NotImplementedError: from this default; the core then asks :meth:`volume_exists` of both places.
         """
         raise NotImplementedError
+
+    # --- telling objects of one name apart ----------------------------------------------------
+
+    def identify_object(self, volume: Volume) -> str | None:
+        """Return what tells the object of *volume* from a later one of the same name, such as an inode and its time of
+        birth; None when the storage has no such thing. It stays the same when the object is renamed or extended.
+
+        :raises volmig.errors.VolumeObjectMissing: when there is no object.
+        """
+        return None
+
+    def delete_object(self, volume: Volume, identity: str | None) -> None:
+        """Remove the object of *volume* if it is still the one with this *identity*; succeed and change nothing if
+        there is none, or another one.
+
+        The core deletes what a volume has left by this method: a call that is late must not hit the object that has
+        taken the name meanwhile. A driver should compare and remove in one action, if its storage can. This default
+        looks first, and removes whatever has the name when *identity* is None.
+        """
+        if identity is not None and (not self.volume_exists(volume) or self.identify_object(volume) != identity):
+            return
+        self.delete_volume(volume)
 
     # --- what a driver may offer beside -------------------------------------------------------
 

@@ -118,6 +118,8 @@ class RetiredObject:
     size_bytes: int
     provider_location: str | None = None
     provider_id: str | None = None
+    identity: str | None = None
+    """What tells this object from a later one of the same name (see ``identify_object`` of the drivers)."""
     format: str = "raw"
     delete_after: datetime | None = None
     """Earliest time of its deletion, on the store's clock."""

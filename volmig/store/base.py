@@ -85,6 +85,12 @@ class ReadTransaction(Protocol):
     def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:
         """Return the reservations of a pool, or all."""
 
+    def get_storage_identity(self, backend: str) -> str | None:
+        """Return the identity on record of a backend's storage; None when there is none.
+
+        :param backend: ``host@backend``.
+        """
+
     def count_releases(self, host: str) -> int:
         """Return how many reservations of a pool have been given back so far."""
 
@@ -160,6 +166,12 @@ class WriteTransaction(ReadTransaction, Protocol):
 
     def release(self, reservation_id: str) -> None:
         """Give room back. Succeeds when there is no such reservation."""
+
+    def set_storage_identity(self, backend: str, identity: str) -> None:
+        """Record the identity of a backend's storage, in place of an earlier one.
+
+        :param backend: ``host@backend``.
+        """
 
     def add_retired(self, retired: RetiredObject) -> None:
         """Record an object that waits for deletion."""
