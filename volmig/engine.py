@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,10 @@ from oslo_config import cfg
 from volmig import errors
 from volmig.drivers.base import Capability
 from volmig.manager.backends import Backends
+from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import BackendInfo, PoolInfo
 from volmig.manager.volumes import VolumeManager, new_volume
+from volmig.migration.doubts import settle_doubts
 from volmig.migration.ownership import LeaseKeeper, OwnedMigration
 from volmig.migration.request import MigrationRequest, accept
 from volmig.migration.retire import delete_retired
@@ -25,10 +28,15 @@ from volmig.migration.settings import Settings
 from volmig.migration.workers import WorkerPool
 from volmig.model import JournalEntry, Migration, Phase, RequestContext, Volume
 from volmig.store import MigrationQuery, Store, VolumeQuery
+from volmig.store.base import ReadTransaction
+from volmig.transfer import boottime_seconds
 
 __all__ = ["BackendInfo", "Engine", "MigrationEvent", "MigrationHandle", "PoolInfo"]
 
 LOG = logging.getLogger(__name__)
+
+_ABANDONED_SECONDS = 10.0
+"""How long a migration must have been without a worker before those who wait for it are told."""
 
 _POLL_SECONDS = 0.1
 """How often the record of a migration that another process runs is read while waiting for it."""
@@ -73,14 +81,20 @@ class Engine:
         self._settings = Settings.from_conf(conf)
         self._defaults = conf.transfer
         self._context = context or RequestContext(user=_user_name())
-        self._backends = Backends.from_conf(conf)
         self._owns_store = store is None
         self._store = _open_store(conf) if store is None else store
+        try:
+            self._backends = Backends.from_conf(conf, identities=StorageIdentities(self._store))
+        except BaseException:
+            if self._owns_store:
+                self._store.close()
+            raise
         owner = f"{conf.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._leases = LeaseKeeper(self._store, self._settings, owner=owner)
         self._workers = WorkerPool(self._store, self._backends, self._settings, self._leases)
         self._volumes = VolumeManager(self._store, self._backends, settle=self._settle)
         self._closed = False
+        self._ended = False
 
     def __enter__(self) -> Engine:
         return self
@@ -88,15 +102,21 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._workers.cancel_all()
         self.close()
 
     def close(self) -> None:
-        """Take no new work, wait for the migrations that run here, and let go of everything."""
+        """Take no new work, wait for the migrations that run here, and let go of everything.
+
+        Leaving a ``with`` block by an exception cancels them first, as far as they can be.
+        """
         if self._closed:
             return
         self._closed = True
         self._workers.close()
         self._leases.close()
+        self._ended = True
         if self._owns_store:
             self._store.close()
 
@@ -115,7 +135,7 @@ class Engine:
         return [pool for backend in self.list_backends() for pool in backend.pools]
 
     def _with_reservations(self, info: BackendInfo) -> BackendInfo:
-        with self._store.reading() as view:
+        with self._view() as view:
             pools = tuple(
                 replace(pool, reserved_bytes=sum(held.size_bytes for held in view.list_reservations(pool.address)))
                 for pool in info.pools
@@ -158,7 +178,7 @@ class Engine:
         :raises volmig.errors.VolumeNotFound: when there is none of that id or name.
         :raises volmig.errors.VolumeNameAmbiguous: when several have the name.
         """
-        with self._store.reading() as view:
+        with self._view() as view:
             try:
                 return view.get_volume(volume)
             except errors.VolumeNotFound:
@@ -172,7 +192,7 @@ class Engine:
 
     def list_volumes(self, query: VolumeQuery | None = None) -> Sequence[Volume]:
         """Return volumes, oldest first."""
-        with self._store.reading() as view:
+        with self._view() as view:
             return view.list_volumes(query or VolumeQuery())
 
     def delete_volume(self, volume: str) -> None:
@@ -265,16 +285,17 @@ class Engine:
         """
         self._check_open()
         request = self._request(volume, host, force_host_copy, lock_volume, engine, verify, bandwidth_limit_bytes)
-        claimed_at = time.monotonic()
-        migration = accept(
-            self._store,
-            self._backends,
-            request,
-            self._context,
-            owner=self._leases.owner,
-            lease_seconds=self._settings.lease_seconds,
-        )
-        owned = self._workers.start(migration, claimed_at=claimed_at)
+        with self._workers.admission():
+            claimed_at = boottime_seconds()
+            migration = accept(
+                self._store,
+                self._backends,
+                request,
+                self._context,
+                owner=self._leases.owner,
+                lease_seconds=self._settings.lease_seconds,
+            )
+            owned = self._workers.start(migration, claimed_at=claimed_at)
         return MigrationHandle(self, migration.id, owned)
 
     def request_migration(
@@ -298,13 +319,14 @@ class Engine:
 
         :raises volmig.errors.LeaseLost: when a worker owns it, or it has ended.
         """
-        self._check_open()
-        claimed_at = time.monotonic()
-        with self._store.writing() as transaction:
-            migration = transaction.claim_migration(
-                migration_id, owner=self._leases.owner, lease_seconds=self._settings.lease_seconds
-            )
-        return MigrationHandle(self, migration.id, self._workers.start(migration, claimed_at=claimed_at))
+        with self._workers.admission():
+            claimed_at = boottime_seconds()
+            with self._store.writing() as transaction:
+                migration = transaction.claim_migration(
+                    migration_id, owner=self._leases.owner, lease_seconds=self._settings.lease_seconds
+                )
+            owned = self._workers.start(migration, claimed_at=claimed_at)
+        return MigrationHandle(self, migration.id, owned)
 
     def migration(self, migration_id: str) -> MigrationHandle:
         """Return a handle to any migration, also one that another process runs.
@@ -316,17 +338,17 @@ class Engine:
 
     def show_migration(self, migration_id: str) -> Migration:
         """Return a migration as recorded. :raises volmig.errors.MigrationNotFound:"""
-        with self._store.reading() as view:
+        with self._view() as view:
             return view.get_migration(migration_id)
 
     def list_migrations(self, query: MigrationQuery | None = None) -> Sequence[Migration]:
         """Return migrations, newest first."""
-        with self._store.reading() as view:
+        with self._view() as view:
             return view.list_migrations(query or MigrationQuery())
 
     def history(self, migration_id: str) -> Sequence[JournalEntry]:
         """Return all that happened to a migration, oldest first. :raises volmig.errors.MigrationNotFound:"""
-        with self._store.reading() as view:
+        with self._view() as view:
             view.get_migration(migration_id)
             return view.read_journal(migration_id)
 
@@ -351,28 +373,44 @@ class Engine:
 
     def take_over_if_abandoned(self, migration: Migration) -> bool:
         """Run a migration in this process if no worker owns it, or its worker's lease has expired; say whether."""
-        with self._store.reading() as view:
-            now = view.now()
-        is_abandoned = not migration.owner or migration.lease_expires_at is None or migration.lease_expires_at <= now
-        return is_abandoned and not self._closed and bool(self._adopt([migration]))
+        return self.is_abandoned(migration) and not self._closed and bool(self._adopt([migration]))
 
-    def recover(self) -> list[Migration]:
-        """Take over all migrations whose worker is gone, and delete storage that was left for later.
+    def is_abandoned(self, migration: Migration, *, grace_seconds: float = 0.0) -> bool:
+        """Say whether a migration is unfinished and has no worker.
+
+        :param grace_seconds: how long it must have been so: one that waits for its first worker has none for a moment.
+        """
+        if migration.phase.is_final:
+            return False
+        with self._view() as view:
+            now = view.now()
+        since = migration.lease_expires_at if migration.owner else migration.updated_at
+        return since is None or (now - since).total_seconds() >= grace_seconds
+
+    def recover(self) -> list[MigrationHandle]:
+        """Take over all migrations whose worker is gone, delete storage that was left for later, and settle doubts.
 
         :returns: the migrations that were taken over; each goes on or is undone in a thread of this process.
         """
         self._check_open()
+        settle_doubts(self._store, self._backends)
         delete_retired(self._store, self._backends)
         unfinished = [phase for phase in Phase if not phase.is_final]
         return self._adopt(self.list_migrations(MigrationQuery(phases=unfinished)))
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _adopt(self, migrations: Sequence[Migration]) -> list[Migration]:
+    def _view(self) -> AbstractContextManager[ReadTransaction]:
+        # What runs to its end while the engine is being closed can still be looked at.
+        if self._ended:
+            raise errors.EngineClosed
+        return self._store.reading()
+
+    def _adopt(self, migrations: Sequence[Migration]) -> list[MigrationHandle]:
         adopted = []
         for migration in migrations:
             try:
-                adopted.append(self.run_migration(migration.id).status())
+                adopted.append(self.run_migration(migration.id))
             except errors.LeaseLost:
                 LOG.debug("migration %s is being run by %s", migration.id, migration.owner)
         return adopted
@@ -433,7 +471,7 @@ class MigrationHandle:
 
     def status(self) -> Migration:
         """Return the migration as it is now; live where this process runs it."""
-        if self._owned is not None and not self._owned.lost:
+        if self._owned is not None and not self._owned.is_lost:
             return self._owned.migration
         return self._engine.show_migration(self.id)
 
@@ -460,6 +498,7 @@ class MigrationHandle:
         """Wait for the end and return the migration, however it ended.
 
         :raises TimeoutError: when it does not end in time.
+        :raises volmig.errors.MigrationAbandoned: when its worker, of another process, is gone.
         :raises volmig.errors.VolmigError: when this process could not bring it to an end, and left it for recovery.
         """
         if self._owned is not None:
@@ -500,9 +539,16 @@ class MigrationHandle:
         return self._engine.cancel_migration(self.id)
 
     def _look_after(self, migration: Migration) -> None:
-        """Undo a migration that was cancelled, and whose worker is dead, so that nobody else would."""
-        if migration.cancel_requested_by and not migration.phase.is_final:
+        """Undo a migration that was cancelled and has no worker, and tell of any other that has none.
+
+        :raises volmig.errors.MigrationAbandoned: when nobody runs it.
+        """
+        if migration.phase.is_final:
+            return
+        if migration.cancel_requested_by:
             self._engine.take_over_if_abandoned(migration)
+        elif self._engine.is_abandoned(migration, grace_seconds=_ABANDONED_SECONDS):
+            raise errors.MigrationAbandoned(migration=migration.id, reason="the one that did is gone")
 
     def _has_ended(self, migration: Migration) -> bool:
         return migration.phase.is_final if self._owned is None else self._owned.ended

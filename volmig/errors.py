@@ -300,10 +300,18 @@ class ConfigOptionInvalid(ConfigurationError):
 
 
 class ConfigOptionUnknown(ConfigurationError):
-    """A backend's group has an option that neither volmig nor its driver knows."""
+    """A group of the configuration has an option that nobody reads."""
 
     code = "config-option-unknown"
-    template = "Option {option} in [{group}] ({source}) is unknown to the driver {driver!r}."
+    template = "Option {option} in [{group}] ({source}) is unknown to {reader}."
+    hint_template = "Did you mean one of: {known}?"
+
+
+class ConfigGroupUnknown(ConfigurationError):
+    """A configuration file has a group that is neither one of volmig's own nor a backend's."""
+
+    code = "config-group-unknown"
+    template = "The group [{group}] ({source}) is none of volmig's, and no backend: {reason}."
     hint_template = "Did you mean one of: {known}?"
 
 
@@ -547,12 +555,23 @@ class ObjectLeftBehind(OperatorError):
     hint_template = "It is on record, and deleting it is tried again; mend the storage that refuses it."
 
 
+class ObjectDisplaced(OperatorError):
+    """While an object was removed, another one was found in its place, and could not be put back."""
+
+    code = "object-displaced"
+    template = "Another file had the name {path} when it was to be removed; it is whole, but now at {kept}."
+    hint_template = "Nothing was deleted. Look at both files, and move {kept} to where it belongs."
+
+
 class LocationDoubtful(OperatorError):
     """It cannot be said for certain where the volume's data is; nothing was deleted."""
 
     code = "location-doubtful"
     template = "Volume {volume} may be in {source} or in {destination}: {reason}."
-    hint_template = "Nothing was deleted. Look at both places before you touch either."
+    hint_template = (
+        "Nothing was deleted; look at both places before you touch either. When the storage has come to rest, "
+        "`volmig migration recover` looks again, and frees a volume that is seen in one place."
+    )
 
 
 # --- report a bug -----------------------------------------------------------------------------

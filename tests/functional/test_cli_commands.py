@@ -249,7 +249,9 @@ def test_closed_standard_streams_are_no_trouble(cli: Cli, closed: str, words: li
 
 def test_names_in_any_language_do_not_break_a_plain_locale(fresh: Cli) -> None:
     fresh("volume", "create", "--host", "here@alpha#alpha", "--size", "1MiB", "--name", "größe-中")
-    plain = Cli(fresh.directory, env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING=""))
+    plain = Cli(
+        fresh.directory, env=environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", PYTHONIOENCODING="")
+    )
     assert "gr\\xf6\\xdfe" in plain("volume", "list").stdout
     assert plain.json("volume", "list")[0]["name"] == "größe-中"
 

@@ -168,25 +168,41 @@ def test_a_migration_whose_worker_was_killed_is_recovered(cli: Cli) -> None:
     cli.json("volume", "migrate", "--force-host-copy", "--limit", "16MiB/s", "v", "here@beta#beta")
     os.kill(worker_of(cli.moving("v")), signal.SIGKILL)
     time.sleep(2.2)
-    script = (
-        "import sys\n"
-        "from volmig.cli.app import VolmigApp\n"
-        "from volmig.cli.migration import MigrationRecover\n"
-        "app = VolmigApp()\n"
-        "app.command_manager.add_command('migration recover', MigrationRecover)\n"
-        "sys.exit(app.run(sys.argv[1:]))"
-    )
-    words = ["--config-file", str(cli.config), "migration", "recover", "-f", "json"]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words], env=cli.env, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    [recovered] = json.loads(done.stdout)
+    [recovered] = cli.json("migration", "recover")
     assert recovered["phase"] in ("success", "error")
     if recovered["phase"] == "success":
         assert_moved(cli, volume, data)
     else:
         assert_untouched(cli, volume, data)
+
+
+def test_a_command_that_was_killed_leaves_a_migration_that_is_told_as_abandoned(cli: Cli) -> None:
+    volume, data = cli.filled("v", SIZE)
+    words = ("volume", "migrate", "--wait", "--force-host-copy", "--limit", "16MiB/s", "v", "here@beta#beta")
+    with cli.running(*words) as moving:
+        migration_id = cli.moving("v")["id"]
+        assert cli.migration(migration_id)["worker"] == "running"
+        with cli.running("migration", "watch", migration_id) as watching:
+            moving.kill()
+            moving.wait(timeout=30)
+            _, told = watching.communicate(timeout=30)
+    # The one that watched as it happened, and one that comes later.
+    for status, said in ((watching.returncode, told), (4, cli("migration", "watch", migration_id, check=4).stderr)):
+        assert status == 4
+        assert "[migration-abandoned]" in said
+        assert "volmig migration recover" in said
+        assert "Traceback" not in said
+    shown = cli.migration(migration_id)
+    assert re.fullmatch(r"gone since 20\d\d-.*Z", shown["worker"])
+    assert (shown["rate_bytes"], shown["eta_seconds"]) == (None, None)
+    listed = cli("migration", "list", "--long", "-f", "json")
+    assert json.loads(listed.stdout)[0]["worker"] == shown["worker"]
+    assert "migration recover" in listed.stderr
+    [recovered] = cli.json("migration", "recover")
+    assert (recovered["id"], recovered["phase"]) == (migration_id, "success")
+    assert cli.migration(migration_id)["worker"] == ""
+    assert_moved(cli, volume, data)
+    assert cli.json("migration", "recover") == []
 
 
 def test_a_migration_continues_when_nobody_reads_its_progress(cli: Cli) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from volmig.cli.app import main
+from volmig.cli.entry import main
 
 sys.exit(main())

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from volmig.cli.base import ListCommand, ShowCommand
+from volmig.cli.report import printable
 
 _BACKEND_COLUMNS = (
     "name",
@@ -87,7 +88,12 @@ class PoolList(ListCommand):
     def items(self, parsed_args: argparse.Namespace) -> Iterable[Any]:
         """Return the pools."""
         with self.open_engine() as engine:
-            return engine.list_pools()
+            backends = engine.list_backends()
+        for backend in backends:
+            if not backend.up:
+                reason = printable(backend.down_reason) or "no reason was given"
+                self.note(f"The pools of backend {backend.name!r} are missing, since it is down: {reason}")
+        return [pool for backend in backends for pool in backend.pools]
 
     def value(self, item: Any, column: str) -> Any:
         """Return a pool's value."""

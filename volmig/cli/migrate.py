@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from volmig import errors
 from volmig.cli import background
 from volmig.cli.base import ShowCommand
-from volmig.cli.columns import MIGRATION_COLUMNS
+from volmig.cli.columns import MIGRATION_COLUMNS, migration_value
 from volmig.cli.following import run_to_end
 from volmig.cli.interrupts import Interrupts
 from volmig.cli.progress import progress_for
@@ -71,6 +71,10 @@ class VolumeMigrate(ShowCommand):
             if parsed_args.wait:
                 return self._migrate_here(engine, interrupts, parsed_args, request)
             return self._migrate_apart(engine, conf, parsed_args, request)
+
+    def value(self, item: Any, column: str) -> Any:
+        """Return what stands in a column."""
+        return migration_value(item, column)
 
     def _migrate_here(
         self, engine: Engine, interrupts: Interrupts, parsed_args: argparse.Namespace, request: dict[str, Any]

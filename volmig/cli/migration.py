@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from volmig import errors
+from volmig.cli import report
 from volmig.cli.base import BaseCommand, ListCommand, ShowCommand, page_options
 from volmig.cli.cells import plain, show
-from volmig.cli.columns import MIGRATION_COLUMNS
+from volmig.cli.columns import MIGRATION_COLUMNS, is_abandoned, migration_value
 from volmig.cli.following import follow, run_to_end
 from volmig.cli.interrupts import Interrupted, Interrupts
 from volmig.cli.progress import progress_for
@@ -18,14 +18,21 @@ from volmig.cli.report import ExitStatus, printable
 from volmig.model import Phase
 
 if TYPE_CHECKING:
-    from volmig.engine import Engine
-    from volmig.model import Migration
+    from volmig.engine import Engine, MigrationHandle
 
 _ACTIVE = tuple(phase for phase in Phase if not phase.is_final)
 _HISTORY = "history"
 
 
-class MigrationList(ListCommand):
+class _MigrationColumns:
+    """How a migration's columns are filled."""
+
+    def value(self, item: Any, column: str) -> Any:
+        """Return what stands in a column."""
+        return migration_value(item, column)
+
+
+class MigrationList(_MigrationColumns, ListCommand):
     """List migrations, the newest first"""
 
     columns = MIGRATION_COLUMNS
@@ -53,9 +60,13 @@ class MigrationList(ListCommand):
         phases = _ACTIVE if parsed_args.active else tuple(map(Phase, parsed_args.phase or ())) or None
         with self.open_engine() as engine:
             volume_id = _volume_id(engine, parsed_args.volume) if parsed_args.volume else None
-            return engine.list_migrations(
+            found = engine.list_migrations(
                 MigrationQuery(volume_id=volume_id, phases=phases, limit=parsed_args.limit, marker=parsed_args.marker)
             )
+        if gone := [migration for migration in found if is_abandoned(migration)]:
+            said = "The worker of 1 of them is" if len(gone) == 1 else f"The workers of {len(gone)} of them are"
+            self.note(f"{said} gone. Take over with: {self.command('migration', 'recover')}")
+        return found
 
 
 def _volume_id(engine: Engine, volume: str) -> str:
@@ -91,7 +102,7 @@ class MigrationShow(ShowCommand):
     def value(self, item: Any, column: str) -> Any:
         """Return what stands in a column."""
         migration, journal = item
-        return journal if column == _HISTORY else getattr(migration, column)
+        return journal if column == _HISTORY else migration_value(migration, column)
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         """Return names and values; the history is the last of them."""
@@ -142,15 +153,14 @@ class _OneMigration(BaseCommand):
 class MigrationWatch(_OneMigration):
     """Show a migration's progress until it ends; the exit status tells how
 
-    Ctrl-C ends the watching and leaves the migration alone.
+    Ctrl-C ends the watching and leaves the migration alone. When its worker is gone, so that it would not go on, the
+    command says so and ends with status 4.
     """
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         """Follow the migration."""
         with Interrupts() as interrupts, self.open_engine() as engine:
             handle = engine.migration(parsed_args.migration)
-            if is_abandoned(handle.status()):
-                self.note(f"No worker runs it at present. Take it over with: {self.command('migration', 'recover')}")
             try:
                 with progress_for(self.app.stdout, quiet=self.quiet) as progress:
                     follow(handle, progress, interrupts)
@@ -165,18 +175,7 @@ class MigrationWatch(_OneMigration):
         return ExitStatus.SUCCESS
 
 
-def is_abandoned(migration: Migration) -> bool:
-    """Say whether a migration's worker seems to be gone; only taking it over makes that certain."""
-    expires_at = migration.lease_expires_at
-    return (
-        not migration.phase.is_final
-        and bool(migration.owner)
-        and expires_at is not None
-        and expires_at.astimezone(UTC) < datetime.now(UTC)
-    )
-
-
-class MigrationCancel(_OneMigration, ShowCommand):
+class MigrationCancel(_MigrationColumns, _OneMigration, ShowCommand):
     """Cancel a migration: what was begun is taken back, and the volume stays at its source
 
     Its worker does that; when it has none any more, this command does.
@@ -210,23 +209,37 @@ class MigrationCancel(_OneMigration, ShowCommand):
             return ended
 
 
-class MigrationRecover(ListCommand):
-    """Take over the migrations whose worker is gone, and bring them to their end here"""
+class MigrationRecover(_MigrationColumns, ListCommand):
+    """Take over the migrations whose worker is gone, and bring them to their end here
+
+    The exit status is 0 when each of them came to an end, however it ended; the list says how.
+    """
 
     columns = MIGRATION_COLUMNS
     brief = MigrationList.brief
 
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Bring each to its end, list them, and return the status of the first that could not be."""
+        self._status = ExitStatus.SUCCESS
+        return super().run(parsed_args) or self._status
+
     def items(self, parsed_args: argparse.Namespace) -> Iterable[Any]:
         """Bring each to its end."""
         with Interrupts() as interrupts, self.open_engine() as engine:
-            found = engine.recover()
-            for migration in found:
-                self.note(f"Taking over migration {migration.id} of volume {migration.volume_id}.")
-                with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
-                    run_to_end(
-                        engine.migration(migration.id),
-                        progress,
-                        interrupts,
-                        follow_with=self.command("migration", "show", migration.id),
-                    )
-            return [engine.show_migration(migration.id) for migration in found]
+            handles = engine.recover()
+            for handle in handles:
+                self.note(f"Taking over migration {handle.id} of volume {handle.status().volume_id}.")
+                try:
+                    self._bring_to_end(handle, interrupts)
+                except errors.VolmigError as error:
+                    # The others have been taken over too, and somebody has to wait for them.
+                    told = report.report(error, self.app.stderr, debug=self.app.options.debug)
+                    self._status = self._status or told
+            return [engine.show_migration(handle.id) for handle in handles]
+
+    def _bring_to_end(self, handle: MigrationHandle, interrupts: Interrupts) -> None:
+        follow_with = self.command("migration", "show", handle.id)
+        with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
+            run_to_end(handle, progress, interrupts, follow_with=follow_with)
+        # Its events also stop when it could not be brought to an end; this tells why, and does not wait any more.
+        handle.wait()

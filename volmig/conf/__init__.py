@@ -6,7 +6,6 @@ one group. A backend's group also holds the options of its driver, which are reg
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from oslo_config import cfg
 
 from volmig import errors
-from volmig.conf import backend, core, database, migration, transfer
+from volmig.conf import backend, core, database, files, migration, transfer, unknown
 
 __all__ = ["BackendOptions", "backend_options", "load", "register"]
 
@@ -50,6 +49,10 @@ def load(
     :param overrides: values by group and option, which win over all files.
     :raises volmig.errors.ConfigFileUnreadable: when a file is missing or malformed.
     :raises volmig.errors.ConfigOptionInvalid: when a value is not usable.
+    :raises volmig.errors.ConfigOptionUnknown: when a file sets an option in a group of volmig's own that it does not
+        know; the options of backends are checked when their drivers are loaded.
+    :raises volmig.errors.ConfigGroupUnknown: when a file has a group that is neither volmig's nor a backend's, be
+        it an enabled one or not.
     """
     conf = Configuration()
     try:
@@ -74,9 +77,11 @@ def load(
             _override(conf, group, values)
         else:
             conf.backend_values[group] = dict(values)
+    unknown.check_options(conf, _GROUPS)
     for module in _GROUPS:
         _check(conf, module.GROUP, module.OPTIONS)
     _check_together(conf)
+    unknown.check_groups(conf, _GROUPS, (*conf.enabled_backends, *conf.backend_values))
     return conf
 
 
@@ -105,17 +110,9 @@ def backend_options(conf: cfg.ConfigOpts, name: str, driver_options: Sequence[cf
                 source=f"option of the driver {driver!r}",
                 reason="another part of the program has an option of that name with another meaning",
             ) from error
-    # An option written with dashes in a file would be passed over in silence.
-    known = {option.dest for option in options}
-    old = {deprecated.name for option in options for deprecated in option.deprecated_opts}
     given = conf.backend_values.get(name, {}) if isinstance(conf, Configuration) else {}
-    for path, values in (*_sections(conf, name), (_PROGRAM, given)):
-        for key in values:
-            if key not in known | old:
-                near = difflib.get_close_matches(key, sorted(known), n=3, cutoff=0.5) or sorted(known)
-                raise errors.ConfigOptionUnknown(
-                    option=key, group=name, source=path, driver=driver, known=", ".join(near)
-                )
+    for path, values in (*files.sections(conf, name), (_PROGRAM, given)):
+        unknown.check_names(values, options, group=name, source=path, reader=f"the driver {driver!r}")
     _override(conf, name, given)
     _check(conf, name, options)
     group = conf[name]
@@ -144,19 +141,10 @@ def driver_name(conf: cfg.ConfigOpts, name: str) -> str:
 
 def option_source(conf: cfg.ConfigOpts, group: str, option: str) -> str:
     """Return the file that sets an option, or words that say that none does."""
-    found = [path for path, values in _sections(conf, group) if option in values or option.replace("_", "-") in values]
+    found = [
+        path for path, values in files.sections(conf, group) if option in values or option.replace("_", "-") in values
+    ]
     return found[-1] if found else "not set in any configuration file"
-
-
-def _sections(conf: cfg.ConfigOpts, group: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return (path, options set there) of each file that has the group."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    for path in conf.config_file or []:
-        sections: dict[str, dict[str, Any]] = {}
-        cfg.ConfigParser(path, sections).parse()
-        if group in sections:
-            found.append((path, sections[group]))
-    return found
 
 
 def _override(conf: cfg.ConfigOpts, group: str, values: Mapping[str, Any]) -> None:

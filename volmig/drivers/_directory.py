@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
 import secrets
@@ -23,9 +22,6 @@ from pathlib import Path
 from volmig import errors
 from volmig.drivers import _syscalls
 from volmig.model import Volume
-
-MARKER = ".volmig-backend"
-"""Name of the file by which a directory says which backend it belongs to."""
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 _TEMPORARY = re.compile(r"\.volmig-new-[0-9a-f]{16}")
@@ -182,26 +178,17 @@ class OpenDirectory:
                         allocated_bytes += found.st_blocks * 512
         return size_bytes, allocated_bytes
 
-    def owner(self) -> str | None:
-        """Return the backend that the directory's marker names; None without marker, empty when it is unreadable."""
-        try:
-            fd = self.open(MARKER, os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        with os.fdopen(fd, "rb") as file:
-            try:
-                named = json.loads(file.read(4096))["backend"]
-            except (ValueError, KeyError, TypeError):
-                return ""
-        return named if isinstance(named, str) else ""
+    def add(self, name: str, data: bytes) -> None:
+        """Make a small file of *data*, durably and at once. :raises FileExistsError: when the name is taken."""
+        self.create(name, 0, prepare=lambda fd: _write_all(fd, data))
 
-    def claim(self, backend: str) -> str:
-        """Mark the directory as *backend*'s unless it is marked already; return whose it is then."""
-        if self.owner() is None:
-            text = json.dumps({"backend": backend}).encode() + b"\n"
-            with contextlib.suppress(FileExistsError):  # somebody else was quicker, and is looked at below
-                self.create(MARKER, 0, prepare=lambda fd: _write_all(fd, text))
-        return self.owner() or ""
+    def replace(self, name: str, data: bytes) -> None:
+        """Make a small file of *data*, in place of one that has the name; a crash leaves the one or the other whole."""
+        with self._temporary() as (fd, temporary):
+            _write_all(fd, data)
+            os.fsync(fd)
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        self.sync()
 
     def clear_leftovers(self) -> None:
         """Remove temporary files that a dead process left behind; those of living ones are locked."""
@@ -246,102 +233,6 @@ class OpenDirectory:
 
     def _unsafe(self, name: str, reason: str) -> errors.UnsafePath:
         return errors.UnsafePath(path=self.path / name, reason=reason)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VolumeDirectory:
-    """The directory of one pool, marked as the property of one backend."""
-
-    backend: str
-    base: Path
-    subdirectory: str | None = None
-    """Name of the pool's directory below *base*; None when it is *base* itself."""
-
-    @property
-    def path(self) -> Path:
-        return self.base if self.subdirectory is None else self.base / self.subdirectory
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[OpenDirectory]:
-        """Hold the directory open.
-
-        :raises volmig.errors.BackendDown: when it is not there, or no longer the one that was marked: an empty
-            mount point must not be taken for a pool without volumes.
-        """
-        with self._unchecked() as directory:
-            owner = directory.owner()
-            if owner is None:
-                raise self._down(f"{self.path} has lost its marker {MARKER}; is its file system mounted?")
-            if owner != self.backend:
-                raise self._down(f"the marker {self.path / MARKER} names the backend {owner!r}")
-            yield directory
-
-    def prepare(self) -> None:
-        """Make the directory ready: its marker is there, and nothing is left over from dead processes.
-
-        A missing sub-directory is made; a missing base is an error.
-
-        :raises volmig.errors.BackendSetupFailed: when it cannot be used, or is another backend's.
-        """
-        if self.subdirectory is not None:
-            VolumeDirectory(backend=self.backend, base=self.base).prepare()
-        try:
-            if self.subdirectory is not None:
-                with contextlib.suppress(FileExistsError):
-                    self.path.mkdir(mode=0o700)
-            with self._unchecked() as directory:
-                owner = directory.claim(self.backend)
-                directory.clear_leftovers()
-        except errors.BackendDown as exc:
-            raise self._setup_failed(exc.fields["reason"]) from exc
-        except errors.VolmigError as exc:
-            raise self._setup_failed(exc.message) from exc
-        except OSError as exc:
-            raise self._setup_failed(f"{self.path} cannot be written to: {exc.strerror or exc}") from exc
-        if owner != self.backend:
-            raise errors.BackendSetupFailed(
-                backend=self.backend,
-                reason=f"{self.path} belongs to the backend {owner!r}" if owner else f"{self.path / MARKER} is damaged",
-                hint=f"Give each backend a directory of its own. If the backend was renamed, and no other uses the "
-                f"directory, remove {self.path / MARKER} and start again.",
-            )
-
-    def check(self) -> None:
-        """Check that the directory can be read and written.
-
-        :raises volmig.errors.BackendSetupFailed: saying what is wrong with it.
-        """
-        try:
-            with self._unchecked():
-                pass
-        except errors.BackendDown as exc:
-            raise self._setup_failed(exc.fields["reason"]) from exc
-        if not os.access(self.path, os.R_OK | os.W_OK | os.X_OK):
-            raise self._setup_failed(f"{self.path} cannot be read and written by the user {os.geteuid()}")
-
-    @contextlib.contextmanager
-    def _unchecked(self) -> Iterator[OpenDirectory]:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-        try:
-            fd = os.open(self.base, flags)
-            if self.subdirectory is not None:
-                base_fd = fd
-                try:
-                    fd = os.open(self.subdirectory, flags | os.O_NOFOLLOW, dir_fd=base_fd)
-                finally:
-                    os.close(base_fd)
-        except OSError as exc:
-            raise self._down(f"the directory {self.path} cannot be opened: {exc.strerror or exc}") from exc
-        try:
-            yield OpenDirectory(fd=fd, path=self.path)
-        finally:
-            os.close(fd)
-
-    def _down(self, reason: str) -> errors.BackendDown:
-        return errors.BackendDown(backend=self.backend, reason=reason)
-
-    def _setup_failed(self, reason: str) -> errors.BackendSetupFailed:
-        return errors.BackendSetupFailed(backend=self.backend, reason=reason)
 
 
 def _require_room(fd: int, needed_bytes: int) -> None:

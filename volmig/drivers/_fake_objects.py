@@ -6,12 +6,16 @@ import contextlib
 import errno
 import os
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from volmig.drivers._directory import VolumeDirectory, enlarge
+from volmig import errors
+from volmig.drivers import _gone
+from volmig.drivers._directory import enlarge
+from volmig.drivers._storage import Storage, VolumeDirectory
 
 Prepare = Callable[[int], None]
 
@@ -19,8 +23,8 @@ Prepare = Callable[[int], None]
 class Objects(Protocol):
     """Named files of bytes in the pools of a backend; calls may come from several threads."""
 
-    def setup(self) -> None:
-        """Make the pools ready."""
+    def setup(self, storage: str | None) -> str | None:
+        """Make the pools ready; take and return the storage's identity as the contract's ``do_setup`` does."""
 
     def location_info(self) -> str:
         """Return what is equal for all backends that :meth:`move` can reach."""
@@ -49,6 +53,12 @@ class Objects(Protocol):
     def remove(self, pool: str, name: str) -> None:
         """Remove an object. Succeeds when there is none."""
 
+    def identify(self, pool: str, name: str) -> str:
+        """Return what tells an object from a later one. :raises FileNotFoundError: when there is none."""
+
+    def remove_this(self, pool: str, name: str, identity: str) -> None:
+        """Remove an object if it has this identity. Succeeds when there is none, or another."""
+
     def usage(self, pool: str) -> tuple[int, int]:
         """Return the sum of the sizes and of the allocated bytes."""
 
@@ -64,10 +74,16 @@ class MemoryObjects:
         self._backend = backend
         self._lock = threading.RLock()
         self._pools: dict[str, dict[str, int]] = {pool: {} for pool in pools}
+        self._identities: dict[int, str] = {}  # of each descriptor in the pools
         self._finalizer = weakref.finalize(self, _close_all, self._pools)
 
-    def setup(self) -> None:
-        """Memory is always ready."""
+    def setup(self, storage: str | None) -> str | None:
+        """Memory is always ready, but never what an earlier process has seen."""
+        if storage is not None:
+            raise errors.BackendDown(
+                backend=self._backend, reason=f"it is in memory now, and was the storage {storage}"
+            )
+        return None
 
     def location_info(self) -> str:
         return self._info
@@ -88,6 +104,7 @@ class MemoryObjects:
             with self._lock:
                 self._require_free(pool, name)
                 self._pools[pool][name] = fd
+                self._identities[fd] = uuid.uuid4().hex
         except BaseException:
             os.close(fd)
             raise
@@ -116,6 +133,15 @@ class MemoryObjects:
             fd = self._pools[pool].pop(name, None)
             if fd is not None:
                 os.close(fd)
+
+    def identify(self, pool: str, name: str) -> str:
+        with self._lock:
+            return self._identities[self._fd(pool, name)]
+
+    def remove_this(self, pool: str, name: str, identity: str) -> None:
+        with self._lock:
+            if name in self._pools[pool] and self.identify(pool, name) == identity:
+                self.remove(pool, name)
 
     def usage(self, pool: str) -> tuple[int, int]:
         with self._lock:
@@ -150,11 +176,14 @@ class DirectoryObjects:
         self._root = root
         self._backend = backend
         self._pools = tuple(pools)
+        self._storage: str | None = None
 
-    def setup(self) -> None:
-        (self._root / self._backend).mkdir(parents=True, exist_ok=True)
-        for pool in self._pools:
-            self._directory(self._backend, pool).prepare()
+    def setup(self, storage: str | None) -> str | None:
+        base = self._root / self._backend
+        if storage is None:
+            base.mkdir(parents=True, exist_ok=True)
+        self._storage = Storage(backend=self._backend, base=base, pools=self._pools).prepare(storage)
+        return self._storage
 
     def location_info(self) -> str:
         return f"fake:{self._root}"
@@ -193,6 +222,14 @@ class DirectoryObjects:
         with self._directory(self._backend, pool).opened() as directory:
             directory.remove(name)
 
+    def identify(self, pool: str, name: str) -> str:
+        with self._directory(self._backend, pool).opened() as directory:
+            return _gone.identify(directory, name)
+
+    def remove_this(self, pool: str, name: str, identity: str) -> None:
+        with self._directory(self._backend, pool).opened() as directory:
+            _gone.remove(directory, name, identity, lambda _: None)
+
     def usage(self, pool: str) -> tuple[int, int]:
         with self._directory(self._backend, pool).opened() as directory:
             return directory.usage()
@@ -209,4 +246,5 @@ class DirectoryObjects:
             os.close(fd)
 
     def _directory(self, backend: str, pool: str) -> VolumeDirectory:
-        return VolumeDirectory(backend=backend, base=self._root / backend, subdirectory=pool)
+        storage = self._storage if backend == self._backend else None
+        return VolumeDirectory(backend=backend, base=self._root / backend, subdirectory=pool, storage=storage)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from volmig import errors
 from volmig.drivers import _directory, _images, _syscalls
-from volmig.drivers._directory import OpenDirectory, VolumeDirectory
+from volmig.drivers._directory import OpenDirectory
+from volmig.drivers._storage import VolumeDirectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

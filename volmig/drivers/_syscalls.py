@@ -1,4 +1,4 @@
-"""Two system calls that the standard library does not offer as drivers need them."""
+"""System calls that the standard library does not offer as drivers need them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ import struct
 
 _RENAME_NOREPLACE = 1
 _NOT_OFFERED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
+_AT_EMPTY_PATH = 0x1000
+_AT_HANDLE_FID = 0x200
+_STATX_BTIME = 0x800
+_STATX_BYTES = 256
+_BTIME_OFFSET = 80  # in struct statx: seconds in 64 bits, nanoseconds in 32
+_HANDLE_BYTES = 128
 _FLOCK = "hhqqi0q"  # struct flock: type, whence, start, length, pid; padded to the alignment of off_t
 
 
@@ -45,6 +51,41 @@ def _renameat2(source_fd: int, source: str, target_fd: int, target: str) -> int:
         ctypes.c_uint(_RENAME_NOREPLACE),
     )
     return ctypes.get_errno() if result else 0
+
+
+def file_identity(fd: int) -> str:
+    """Return what tells an open file from any other that its file system has, had or will have.
+
+    It is made of the inode's number, the time of birth and the handle by which an NFS server would know the file, which
+    is another at each use of an inode; a part that is not offered is empty. It does not depend on the
+    file's name, size or data, nor on the device's number, and outlives a new start of the host. Where only the inode's
+    number is offered, a later file can have the same identity.
+    """
+    return f"{os.fstat(fd).st_ino}:{_birth_time(fd)}:{_handle(fd)}"
+
+
+def _birth_time(fd: int) -> str:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    if call is None or call(ctypes.c_int(fd), b"", _AT_EMPTY_PATH, ctypes.c_uint(_STATX_BTIME), answer):
+        return ""
+    (offered,) = struct.unpack_from("I", answer, 0)
+    seconds, nanoseconds = struct.unpack_from("qI", answer, _BTIME_OFFSET)
+    return f"{seconds}.{nanoseconds:09}" if offered & _STATX_BTIME else ""
+
+
+def _handle(fd: int) -> str:
+    call = getattr(ctypes.CDLL(None, use_errno=True), "name_to_handle_at", None)
+    if call is None:
+        return ""
+    for flags in (0, _AT_HANDLE_FID):  # the second is for file systems that cannot be exported, as overlayfs
+        answer = ctypes.create_string_buffer(8 + _HANDLE_BYTES)
+        struct.pack_into("Ii", answer, 0, _HANDLE_BYTES, 0)
+        mount = ctypes.c_int()
+        if not call(ctypes.c_int(fd), b"", answer, ctypes.byref(mount), ctypes.c_int(_AT_EMPTY_PATH | flags)):
+            length, kind = struct.unpack_from("Ii", answer, 0)
+            return f"{kind:x}.{answer.raw[8 : 8 + length].hex()}"
+    return ""
 
 
 def lock_holder(fd: int) -> str:

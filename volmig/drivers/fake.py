@@ -147,7 +147,7 @@ class FakeDriver(VolumeDriver):
     @scripted
     def do_setup(self, ctxt: RequestContext) -> None:
         self._check_options()
-        self._objects.setup()
+        self.storage_identity = self._objects.setup(self.storage_identity)
 
     @scripted
     def check_for_setup_error(self) -> None:
@@ -212,6 +212,21 @@ class FakeDriver(VolumeDriver):
     @scripted
     def delete_volume(self, volume: Volume) -> None:
         self._objects.remove(*self._place(volume))
+
+    @scripted
+    def identify_object(self, volume: Volume) -> str | None:
+        pool, name = self._place(volume)
+        try:
+            return self._objects.identify(pool, name)
+        except FileNotFoundError as exc:
+            raise self._missing(volume, pool, name) from exc
+
+    @scripted
+    def delete_object(self, volume: Volume, identity: str | None) -> None:
+        if identity is None:
+            self.delete_volume(volume)
+        else:
+            self._objects.remove_this(*self._place(volume), identity)
 
     @scripted
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from oslo_config import cfg
 
 from volmig import errors
-from volmig.drivers import _checks, _directory
-from volmig.drivers._directory import OpenDirectory, VolumeDirectory
+from volmig.drivers import _checks, _directory, _gone
+from volmig.drivers._directory import OpenDirectory
 from volmig.drivers._file_move import FileMove
 from volmig.drivers._manage import Adoption
+from volmig.drivers._storage import Storage, VolumeDirectory
 from volmig.drivers.base import (
     Capability,
     ConnectionInfo,
@@ -42,8 +43,8 @@ class FileDriver(VolumeDriver):
 
     * A new volume appears under its name only when it is whole and durable.
     * Nothing is ever replaced: a name that is taken is an error, or left alone.
-    * Each directory has a marker that names its backend, so that neither two backends share one nor an empty mount
-      point passes for a pool without volumes.
+    * Each directory has a marker that names its backend and, by ``storage_identity``, its storage. So two backends do
+      not share one and, once the identity is on record, an empty mount point does not pass for a pool without volumes.
     * ``create_volume`` of a volume that is there succeeds without looking at its data: it reads as zeroes when, as
       the contract has it, the repetition comes before anything was written.
     """
@@ -67,11 +68,14 @@ class FileDriver(VolumeDriver):
         self._thick = bool(options["file_fallocate"])
         if self._thick:  # this one object promises less than its class
             self.capabilities = type(self).capabilities - {Capability.SPARSE}
-        base = Path(options["file_directory"] or "")
-        names: Sequence[str] = options["file_pools"] or ()
-        self._directories: dict[str, VolumeDirectory] = {
-            name: VolumeDirectory(backend=backend, base=base, subdirectory=name) for name in names
-        } or {backend: VolumeDirectory(backend=backend, base=base)}
+        self._storage = Storage(
+            backend=backend, base=Path(options["file_directory"] or ""), pools=tuple(options["file_pools"] or ())
+        )
+        self._directories = self._marked_with(None)
+
+    def _marked_with(self, identity: str | None) -> dict[str, VolumeDirectory]:
+        pools = self._storage.pools or (self.backend,)
+        return {pool: self._storage.directory(pool, storage=identity) for pool in pools}
 
     @staticmethod
     def get_driver_options() -> Sequence[cfg.Opt]:
@@ -104,8 +108,8 @@ class FileDriver(VolumeDriver):
 
     def do_setup(self, ctxt: RequestContext) -> None:
         self._check_options()
-        for directory in self._directories.values():
-            directory.prepare()
+        self.storage_identity = self._storage.prepare(self.storage_identity)
+        self._directories = self._marked_with(self.storage_identity)
 
     def check_for_setup_error(self) -> None:
         self._check_options()
@@ -157,14 +161,13 @@ class FileDriver(VolumeDriver):
         # Every visible file counts: the driver cannot tell an adopted volume from a stranger's file, and to
         # promise too little is the safe side.
         provisioned, _ = opened.usage()
-        device = os.fstat(opened.fd).st_dev
         return PoolStats(
             pool_name=name,
             total_capacity_bytes=room.f_blocks * room.f_frsize,
             free_capacity_bytes=room.f_bavail * room.f_frsize,
             provisioned_capacity_bytes=provisioned,
             read_only=bool(self.options["file_read_only"] or room.f_flag & os.ST_RDONLY),
-        ) | self._fixed_pool_stats(location_info=f"file:{self.host}:{device}:{opened.path}")
+        ) | self._fixed_pool_stats(location_info=f"file:{self.host}:{self.storage_identity}:{opened.path}")
 
     def _fixed_pool_stats(self, *, location_info: str) -> PoolStats:
         return PoolStats(
@@ -209,6 +212,22 @@ class FileDriver(VolumeDriver):
             finally:
                 os.close(fd)
             opened.remove(name)
+
+    def identify_object(self, volume: Volume) -> str | None:
+        name = _directory.object_name(volume)
+        with self._directory(volume.host).opened() as opened:
+            try:
+                return _gone.identify(opened, name)
+            except FileNotFoundError as exc:
+                raise errors.VolumeObjectMissing(volume=volume.id, location=opened.path / name) from exc
+
+    def delete_object(self, volume: Volume, identity: str | None) -> None:
+        if identity is None:
+            self.delete_volume(volume)
+            return
+        name = _directory.object_name(volume)
+        with self._directory(volume.host).opened() as opened:
+            _gone.remove(opened, name, identity, lambda fd: _checks.require_unlocked(volume, fd))
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
         _checks.require_raw(volume, "file")
@@ -284,10 +303,10 @@ class FileDriver(VolumeDriver):
             return self._directories.get(address.pool)
         kind, _, rest = str(host["capabilities"].get("location_info", "")).partition(":")
         where, _, rest = rest.partition(":")
-        path = rest.partition(":")[2]
+        storage, _, path = rest.partition(":")
         if kind != "file" or where != self.host or not Path(path).is_absolute():
             return None
-        directory = VolumeDirectory(backend=address.backend, base=Path(path))
+        directory = VolumeDirectory(backend=address.backend, base=Path(path), storage=storage)
         try:
             with directory.opened():
                 return directory

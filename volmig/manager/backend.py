@@ -17,8 +17,10 @@ from volmig.drivers.base import (
     VolumeUpdate,
 )
 from volmig.manager.calls import call_with_timeout
+from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import BackendInfo, PoolInfo, StatsMalformed, parse_pools
 from volmig.model import RequestContext, Volume
+from volmig.store.rules import check_text
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +40,10 @@ class Backend:
     :class:`volmig.errors.DriverContractBroken` when its answer is not what the contract says.
     """
 
-    def __init__(self, driver: VolumeDriver, *, name: str, driver_name: str) -> None:
+    def __init__(
+        self, driver: VolumeDriver, *, name: str, driver_name: str, identities: StorageIdentities | None = None
+    ) -> None:
+        self._identities = identities
         self.name = name
         self.driver = driver
         self._driver_name = driver_name
@@ -53,6 +58,11 @@ class Backend:
         """Name of the host that drives it."""
         return self.driver.host
 
+    @property
+    def timeout_seconds(self) -> float:
+        """How long a call of the driver may take, other than ``migrate_volume``."""
+        return self._timeout_seconds
+
     def can(self, capability: Capability) -> bool:
         """Say whether the driver claims a capability."""
         return capability in self.driver.capabilities
@@ -62,13 +72,23 @@ class Backend:
     def require_set_up(self) -> None:
         """Set the driver up unless that has been done; a failure is told each time until it is mended.
 
-        :raises volmig.errors.VolmigError: what is wrong with the backend.
+        :raises volmig.errors.BackendDown: saying what is wrong with the backend.
         """
         with self._setup_lock:
             if self._set_up:
                 return
-            self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
-            self._call("check_for_setup_error", self.driver.check_for_setup_error)
+            recorded = self._identities.recall(f"{self.host}@{self.name}") if self._identities else None
+            self.driver.storage_identity = recorded
+            try:
+                self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
+                self._call("check_for_setup_error", self.driver.check_for_setup_error)
+            except errors.BackendDown:
+                raise
+            except errors.VolmigError as error:
+                raise errors.BackendDown(backend=self.name, reason=error.message) from error
+            found: Any = self.driver.storage_identity
+            if self._identities and isinstance(found, str) and found != recorded:
+                self._identities.remember(f"{self.host}@{self.name}", found)
             self._set_up = True
 
     def pools(self) -> dict[str, PoolInfo]:
@@ -141,6 +161,33 @@ class Backend:
 
         update = self._ask("create_volume", lambda: self.driver.create_volume(volume), when_late=undo)
         return self._update("create_volume", update)
+
+    def identify_object(self, volume: Volume) -> str | None:
+        identity: Any = self._ask("identify_object", lambda: self.driver.identify_object(volume))
+        if identity is not None and not (isinstance(identity, str) and identity):
+            raise self._broken("identify_object", f"it returned {identity!r}, neither text nor None")
+        if identity is not None:
+            self._check_text("identify_object", "identity", identity)
+        return identity
+
+    def delete_object(self, volume: Volume, identity: str | None) -> None:
+        """Remove the object of *volume* unless another one has taken its name; see the driver's contract."""
+        answer = self._ask("delete_object", lambda: self.driver.delete_object(volume, identity))
+        self._nothing("delete_object", answer)
+
+    def check_object(self, volume: Volume) -> None:
+        """Let the driver compare a volume's object with its record, where that has no effects.
+
+        :raises volmig.errors.OperatorError: when it is not there, or has another size.
+        """
+        if self.can(Capability.LOCAL_PATH):
+            self.initialize_connection(volume)
+            self.terminate_connection(volume)
+        elif self.can(Capability.FILE_MODE):
+            self.open_volume(volume, "rb").close()
+        elif not self.volume_exists(volume):
+            location = f"{volume.backend_name} in {volume.host}"
+            raise errors.VolumeObjectMissing(volume=volume.id, location=location)
 
     def delete_volume(self, volume: Volume) -> None:
         self._nothing("delete_volume", self._ask("delete_volume", lambda: self.driver.delete_volume(volume)))
@@ -241,10 +288,7 @@ class Backend:
         when_late: Callable[[T], None] | None = None,
     ) -> T:
         """Call the driver, after setting it up if need be: the call may be the first one after a restart."""
-        try:
-            self.require_set_up()
-        except errors.VolmigError as error:
-            raise errors.BackendDown(backend=self.name, reason=error.message) from error
+        self.require_set_up()
         return self._call(method, function, timeout_seconds=timeout_seconds, when_late=when_late)
 
     def _call(
@@ -285,9 +329,19 @@ class Backend:
             raise self._broken(method, f"it asks to change {', '.join(unknown)}")
         for key, value in answer.items():
             sound = _is_metadata(value) if key == "metadata" else value is None or isinstance(value, str)
-            if not sound:
+            if not sound or (key == "_name_id" and value == ""):
                 raise self._broken(method, f"its value for {key} is {value!r}")
+            texts = [text for item in value.items() for text in item] if key == "metadata" else [value or ""]
+            for text in texts:
+                self._check_text(method, key.removeprefix("_"), text)
         return cast(VolumeUpdate, dict(answer))
+
+    def _check_text(self, method: str, name: str, text: str) -> None:
+        """Refuse what could not be recorded: a rollback must not fail of it."""
+        try:
+            check_text(name, text)
+        except errors.RequestInvalid as error:
+            raise self._broken(method, error.message) from error
 
     def _nothing(self, method: str, answer: Any) -> None:
         if answer is not None:

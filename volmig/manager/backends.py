@@ -11,6 +11,7 @@ from volmig import errors
 from volmig.drivers.base import MigrationHost
 from volmig.drivers.loader import driver_options, load_driver
 from volmig.manager.backend import Backend
+from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import PoolInfo
 from volmig.model import PoolAddress, Volume
 
@@ -23,12 +24,13 @@ class Backends:
         self.host = host
 
     @classmethod
-    def from_conf(cls, conf: cfg.ConfigOpts) -> Backends:
+    def from_conf(cls, conf: cfg.ConfigOpts, *, identities: StorageIdentities | None = None) -> Backends:
         """Load the drivers of ``enabled_backends``. Nothing of the storage is touched yet.
 
+        :param identities: where the identities of their storage are on record; None for nowhere.
         :raises volmig.errors.ConfigurationError: naming the option, file or plugin that is wrong.
         """
-        return cls({name: _open_backend(conf, name) for name in conf.enabled_backends}, host=conf.host)
+        return cls({name: _open_backend(conf, name, identities) for name in conf.enabled_backends}, host=conf.host)
 
     def __iter__(self) -> Iterator[Backend]:
         return iter(self._backends.values())
@@ -90,7 +92,7 @@ class Backends:
         return pool
 
 
-def _open_backend(conf: cfg.ConfigOpts, name: str) -> Backend:
+def _open_backend(conf: cfg.ConfigOpts, name: str, identities: StorageIdentities | None) -> Backend:
     driver_name = configuration.driver_name(conf, name)
     plugin = load_driver(driver_name)
     options = configuration.backend_options(conf, name, driver_options(plugin), driver_name)
@@ -100,7 +102,7 @@ def _open_backend(conf: cfg.ConfigOpts, name: str) -> Backend:
         raise
     except Exception as error:
         raise plugin.invalid(f"making it for backend {name!r} raised {type(error).__name__}: {error}") from error
-    return Backend(driver, name=name, driver_name=driver_name)
+    return Backend(driver, name=name, driver_name=driver_name, identities=identities)
 
 
 def _named(names: Iterable[str]) -> str:

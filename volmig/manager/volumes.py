@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import PurePath
 from typing import Any
 
@@ -82,10 +83,31 @@ class VolumeManager:
         with self._store.writing() as transaction:
             transaction.release(volume.id)
             transaction.remove_volume(volume)
+            if isinstance(error, errors.DriverTimeout):
+                # The call may make it yet: it is looked for once more when it must be over.
+                due_at = transaction.now() + timedelta(seconds=backend.timeout_seconds)
+                transaction.add_retired(
+                    RetiredObject(
+                        id=volume.id,
+                        migration_id="",
+                        volume_id=volume.id,
+                        host=volume.host,
+                        name_id=volume.backend_id,
+                        size_bytes=volume.size_bytes,
+                        delete_after=due_at,
+                        last_error=error.message,
+                    )
+                )
 
     def delete(self, volume_id: str) -> None:
         """Delete a volume and its storage. An unlocked migration of it is cancelled first."""
-        allowed = (VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.CREATING, VolumeStatus.DELETING)
+        allowed = (
+            VolumeStatus.AVAILABLE,
+            VolumeStatus.ERROR,
+            VolumeStatus.CREATING,
+            VolumeStatus.DELETING,
+            VolumeStatus.EXTENDING,
+        )
         volume = self._ready(volume_id, "delete", allowed)
         backend = self._backends.of(volume)
         if volume.status is not VolumeStatus.DELETING:
@@ -126,10 +148,14 @@ class VolumeManager:
                 self._being_extended.discard(volume_id)
 
     def _extend(self, volume_id: str, new_size_bytes: int) -> Volume:
+        # Looked at before a migration is made to give way: a request that is refused changes nothing.
+        self._growth(self._get(volume_id), new_size_bytes)
         volume = self._ready(volume_id, "extend", (VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.EXTENDING))
-        if new_size_bytes <= volume.size_bytes:
-            raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)
-        grown = new_size_bytes - volume.size_bytes
+        if volume.status is VolumeStatus.EXTENDING:
+            volume = self._end_lost_extend(volume)
+            if volume.size_bytes == new_size_bytes:
+                return self._update(volume, status=VolumeStatus.AVAILABLE, status_reason="")
+        grown = self._growth(volume, new_size_bytes)
         reservation = Reservation(id=f"extend-{volume.id}", host=volume.host, size_bytes=grown)
         with self._store.writing() as transaction:
             # A crash during an earlier attempt may have left one of another size.
@@ -155,6 +181,27 @@ class VolumeManager:
             return transaction.update_volume(
                 volume, size_bytes=new_size_bytes, status=VolumeStatus.AVAILABLE, status_reason=""
             )
+
+    def _growth(self, volume: Volume, new_size_bytes: int) -> int:
+        """Return by how many bytes a volume is to grow, if there is room for them."""
+        if new_size_bytes <= volume.size_bytes:
+            raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)
+        grown = new_size_bytes - volume.size_bytes
+        self._backends.pool_with_room(volume.host, grown)
+        return grown
+
+    def _end_lost_extend(self, volume: Volume) -> Volume:
+        """Record what an extension made whose process has died: its reservation tells the size that it wanted."""
+        with self._store.reading() as view:
+            held = [each for each in view.list_reservations(volume.host) if each.id == f"extend-{volume.id}"]
+        backend = self._backends.of(volume)
+        for lost in held:
+            size_bytes = volume.size_bytes + lost.size_bytes
+            if self._has_size(backend, volume, size_bytes):
+                with self._store.writing() as transaction:
+                    transaction.release(lost.id)
+                    return transaction.update_volume(volume, size_bytes=size_bytes)
+        return volume
 
     def _end_failed_extend(self, backend: Backend, volume: Volume, error: Exception) -> None:
         # A call that did not end in time may enlarge it yet.
@@ -205,7 +252,7 @@ class VolumeManager:
                 return self._adopt(backend, replace(there, size_bytes=size_bytes), existing)
         if len(refusals) == 1:
             raise refusals[0]
-        reasons = "; ".join(str(error.fields["reason"]) for error in refusals)
+        reasons = "; ".join(dict.fromkeys(str(error.fields["reason"]) for error in refusals))
         raise errors.NotManageable(
             reference=reference, reason=reasons or "no enabled backend can adopt existing objects"
         )
@@ -231,13 +278,19 @@ class VolumeManager:
 
     def unmanage(self, volume_id: str) -> None:
         """Forget a volume; its storage and data stay."""
-        volume = self._ready(volume_id, "unmanage", (VolumeStatus.AVAILABLE, VolumeStatus.ERROR))
-        backend = self._backends.of(volume)
+        backend = self._backends.of(self._get(volume_id))
         if not backend.can(Capability.MANAGE):
             raise errors.UnsupportedOperation(backend=backend.name, operation="unmanaging volumes")
+        volume = self._ready(volume_id, "unmanage", (VolumeStatus.AVAILABLE, VolumeStatus.ERROR))
+        backend = self._backends.of(volume)
         backend.unmanage(volume)
         with self._store.writing() as transaction:
             transaction.remove_volume(volume)
+            for retired in transaction.list_retired():
+                if retired.volume_id == volume.id:
+                    # Nobody will be there to say that the volume is whole elsewhere, so that it must stay as well.
+                    LOG.warning("old storage %s of volume %s stays in %s", retired.name_id, volume.id, retired.host)
+                    transaction.remove_retired(retired.id)
 
     # --- attachments --------------------------------------------------------------------------
 
@@ -266,16 +319,20 @@ class VolumeManager:
     # --- common -------------------------------------------------------------------------------
 
     def _ready(self, volume_id: str, operation: str, allowed: tuple[VolumeStatus, ...]) -> Volume:
-        """Return a volume that the operation may be done on, after migrations have given way."""
-        volume = self._get(volume_id)
-        if volume.migration_id is not None:
-            self._settle(volume, operation)
+        """Return a volume that the operation may be done on, after migrations have given way.
+
+        What else stands against the operation is refused before a migration is ended for it.
+        """
+        while True:
             volume = self._get(volume_id)
-        if volume.attachments and operation != "attach":
-            users = ", ".join(attachment.instance for attachment in volume.attachments)
-            raise errors.VolumeInUse(volume=volume.id, users=f"attached to {users}")
-        if volume.snapshots and operation in ("delete", "unmanage"):
-            raise errors.VolumeHasSnapshots(operation=operation, volume=volume.id, count=len(volume.snapshots))
+            if volume.attachments and operation != "attach":
+                users = ", ".join(attachment.instance for attachment in volume.attachments)
+                raise errors.VolumeInUse(volume=volume.id, users=f"attached to {users}")
+            if volume.snapshots and operation in ("delete", "unmanage"):
+                raise errors.VolumeHasSnapshots(operation=operation, volume=volume.id, count=len(volume.snapshots))
+            if volume.migration_id is None:
+                break
+            self._settle(volume, operation)
         if volume.status not in allowed:
             raise errors.WrongStatus(
                 operation=operation,

@@ -43,13 +43,15 @@ class Move:
         """What the verification has to know of a copy that this process made."""
         self.source_update: Mapping[str, Any] = {}
         """Changes to the volume's record that moving it back to its source asks for."""
+        self.left_running: set[str] = set()
+        """Steps of which a driver's call did not end in time, and may take effect yet."""
         with store.reading() as view:
             migration = view.get_migration(owned.migration.id)
             self._volume = view.get_volume(migration.volume_id)
             self._journal: list[JournalEntry] = list(view.read_journal(migration.id))
         self._unwritten: list[JournalEntry] = []
         self._written = len(self._journal)
-        self.epoch_began_at = len(self._journal)
+        self._taken_over_at = len(self._journal)
         self.context = RequestContext(user=migration.requested_by, project_id=self._volume.project_id)
 
     @property
@@ -100,6 +102,16 @@ class Move:
             provider_id=self.recorded_source("provider_id"),
         )
 
+    def arrived_as(self, place: Mapping[str, Any]) -> Volume:
+        """Return the volume as the destination's driver is told of it at *place*: name and provider fields."""
+        return replace(
+            self.source_volume,
+            host=self.migration.destination,
+            name_id=place.get("name_id"),
+            provider_location=place.get("provider_location"),
+            provider_id=place.get("provider_id"),
+        )
+
     @property
     def committed(self) -> bool:
         """Whether the commit point is passed: the record names the destination."""
@@ -107,16 +119,46 @@ class Move:
 
     # --- journal ------------------------------------------------------------------------------
 
-    def has(self, kind: EntryKind, step: str, *, before_this_run: bool = False) -> bool:
-        """Say whether the journal, or its part from before this process took over, has such an entry."""
-        entries = self._journal[: self.epoch_began_at] if before_this_run else self._journal
-        return any(entry.kind is kind and entry.subject == step for entry in entries)
+    def has(self, kind: EntryKind, step: str) -> bool:
+        """Say whether the journal has such an entry."""
+        return any(entry.kind is kind and entry.subject == step for entry in self._journal)
+
+    def was_begun_before(self, step: str) -> bool:
+        """Say whether an earlier owner has begun a step that is not undone, so that its effect may be there."""
+        earlier = [entry for entry in self._journal[: self._taken_over_at] if entry.subject == step]
+        kinds = [entry.kind for entry in earlier if entry.kind in (EntryKind.INTENT, EntryKind.UNDONE)]
+        return bool(kinds) and kinds[-1] is EntryKind.INTENT
+
+    def is_begun(self, step: str) -> bool:
+        """Say whether a step was begun and is not undone."""
+        return self._last(step, EntryKind.INTENT, EntryKind.UNDONE) is EntryKind.INTENT
+
+    def is_done(self, step: str) -> bool:
+        """Say whether a step took effect and is not undone."""
+        return self._last(step, EntryKind.DONE, EntryKind.UNDONE) is EntryKind.DONE
+
+    def _last(self, step: str, *kinds: EntryKind) -> EntryKind | None:
+        for entry in reversed(self._journal):
+            if entry.subject == step and entry.kind in kinds:
+                return entry.kind
+        return None
 
     def recorded(self, step: str, key: str) -> Any:
-        """Return a fact from the outcome of a step, or from a note; None when there is none."""
+        """Return a fact from the outcome of a step that is not undone, or from a note; None when there is none."""
         for entry in reversed(self._journal):
-            if entry.kind in (EntryKind.DONE, EntryKind.NOTE) and entry.subject == step and key in entry.data:
+            if entry.subject != step:
+                continue
+            if entry.kind is EntryKind.UNDONE:
+                return None
+            if entry.kind in (EntryKind.DONE, EntryKind.NOTE) and key in entry.data:
                 return entry.data[key]
+        return None
+
+    def intended(self, step: str, key: str) -> Any:
+        """Return a fact from the last intent of a step, also of one that is undone."""
+        for entry in reversed(self._journal):
+            if entry.kind is EntryKind.INTENT and entry.subject == step:
+                return entry.data.get(key)
         return None
 
     def recorded_source(self, key: str) -> Any:
@@ -148,9 +190,7 @@ class Move:
 
         :raises volmig.errors.LeaseLost: when another owns the migration by now.
         """
-        if self.owned.lost:
-            migration = self.migration
-            raise errors.LeaseLost(migration=migration.id, owner=migration.owner, epoch=migration.epoch)
+        self.owned.check()
         known, unwritten = len(self._journal), len(self._unwritten)
         try:
             with self.store.writing() as transaction:

@@ -2,14 +2,14 @@
 
 A worker owns a migration for the time of its lease, on the store's clock. One thread renews the leases of all
 migrations that the process owns, records their progress, and picks up requests to cancel. A worker that can no
-longer renew gives up before its lease ends, by its own monotonic clock: from then on another may take over.
+longer renew gives up before its lease ends, by a clock of its own that goes on while the machine sleeps: from then on
+another may take over. A process that was paused finds its time over when it wakes up, before it writes again.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ from volmig import errors
 from volmig.migration.settings import Settings
 from volmig.model import Migration
 from volmig.store import Store
-from volmig.transfer import Control, TransferProgress
+from volmig.transfer import Control, TransferProgress, boottime_seconds
 
 LOG = logging.getLogger(__name__)
 
@@ -27,15 +27,19 @@ _SAFE_PART_OF_LEASE = 2 / 3
 
 
 class OwnedMigration:
-    """A migration that this process runs, with its live figures."""
+    """A migration that this process runs, with its live figures.
 
-    def __init__(self, migration: Migration, *, renewed_at: float) -> None:
+    :param deadline_seconds: until when it may write, on the clock of :func:`volmig.transfer.boottime_seconds`; None
+        for no end.
+    """
+
+    def __init__(self, migration: Migration, *, deadline_seconds: float | None = None) -> None:
         self.control = Control(limit_bytes=migration.bandwidth_limit_bytes)
-        self.renewed_at = renewed_at
+        self.control.deadline_seconds = deadline_seconds
         self.error: BaseException | None = None
         """What ended it, when it did not succeed."""
         self._migration = migration
-        self._lost = False
+        self._loss: errors.LeaseLost | None = None
         self._ended = False
         self._changed = threading.Condition()
 
@@ -44,10 +48,23 @@ class OwnedMigration:
         """The migration as last recorded, with the live figures of its progress."""
         return self._migration
 
+    def check(self) -> None:
+        """Refuse to go on when the lease is gone, so that nothing more may be written.
+
+        :raises volmig.errors.LeaseLost: saying why.
+        """
+        deadline = self.control.deadline_seconds
+        if self._loss is None and deadline is not None and boottime_seconds() > deadline:
+            self.lose(
+                errors.MigrationAbandoned(migration=self._migration.id, reason="its worker could not renew its lease")
+            )
+        if self._loss is not None:
+            raise self._loss
+
     @property
-    def lost(self) -> bool:
-        """Whether the lease is lost, so that nothing more may be written."""
-        return self._lost
+    def is_lost(self) -> bool:
+        """Whether the lease is gone."""
+        return self._loss is not None
 
     @property
     def ended(self) -> bool:
@@ -88,10 +105,14 @@ class OwnedMigration:
             )
             self._changed.notify_all()
 
-    def lose(self) -> None:
+    def lose(self, loss: errors.LeaseLost) -> None:
         """Stop all work on it: the lease is gone, or about to go."""
-        self._lost = True
+        self._loss = loss
         self.control.cancel()
+
+    def renew(self, deadline_seconds: float) -> None:
+        """Note that it may write until then."""
+        self.control.deadline_seconds = deadline_seconds
 
     def end(self, error: BaseException | None) -> None:
         """Note that this process has finished with it."""
@@ -134,9 +155,9 @@ class LeaseKeeper:
     def keep(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
         """Begin to renew the lease of a migration that was just claimed.
 
-        :param claimed_at: ``time.monotonic()`` from before the claim.
+        :param claimed_at: :func:`volmig.transfer.boottime_seconds` from before the claim.
         """
-        owned = OwnedMigration(migration, renewed_at=claimed_at)
+        owned = OwnedMigration(migration, deadline_seconds=self._deadline(claimed_at))
         with self._lock:
             self._owned[migration.id] = owned
             if self._thread is None:
@@ -148,6 +169,11 @@ class LeaseKeeper:
         """Return a migration that this process owns now."""
         with self._lock:
             return self._owned.get(migration_id)
+
+    def all(self) -> list[OwnedMigration]:
+        """Return all migrations that this process owns now."""
+        with self._lock:
+            return list(self._owned.values())
 
     def drop(self, migration_id: str) -> None:
         """Stop renewing."""
@@ -163,18 +189,24 @@ class LeaseKeeper:
 
     def beat(self) -> None:
         """Renew all leases once, and act upon what the store says of them."""
-        with self._lock:
-            owned_now = list(self._owned.values())
-        for owned in owned_now:
-            if not owned.lost:
+        for owned in self.all():
+            if not owned.is_lost:
                 self._renew(owned)
+
+    def _deadline(self, renewed_at: float) -> float:
+        return renewed_at + self._settings.lease_seconds * _SAFE_PART_OF_LEASE
 
     def _run(self) -> None:
         while not self._stop.wait(self._settings.heartbeat_seconds):
             self.beat()
 
     def _renew(self, owned: OwnedMigration) -> None:
-        started = time.monotonic()
+        started = boottime_seconds()
+        try:
+            owned.check()
+        except errors.LeaseLost as error:
+            LOG.warning("%s", error)
+            return
         live = owned.migration
         try:
             with self._store.writing() as transaction:
@@ -184,17 +216,14 @@ class LeaseKeeper:
         except errors.LeaseLost as error:
             if not owned.ended and not owned.migration.phase.is_final:
                 LOG.warning("%s", error)
-                owned.lose()
+                owned.lose(error)
             return
         except Exception:
             # Whatever it was, the others are renewed, and this one is given up in time.
             LOG.exception("renewing the lease of migration %s failed", live.id)
         else:
-            owned.renewed_at = started
+            owned.renew(self._deadline(started))
             if current.cancel_requested_by or current.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
                 owned.record(current)
             if current.cancel_requested_by:
                 self.when_cancelled(owned)
-        if time.monotonic() - owned.renewed_at > self._settings.lease_seconds * _SAFE_PART_OF_LEASE:
-            LOG.error("migration %s is given up here, since its lease cannot be renewed", live.id)
-            owned.lose()

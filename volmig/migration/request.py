@@ -69,7 +69,8 @@ def accept(
     may_ask_driver = not request.force_host_copy and request.destination not in left_behind
     by_host = host_method(source, destination)
     _check_transfer(request, by_host)
-    _check_storage(source, volume)
+    source.check_object(volume)
+    identity = source.identify_object(volume)
     migration = Migration(
         id=str(uuid.uuid4()),
         volume_id=volume.id,
@@ -102,7 +103,7 @@ def accept(
                 status_reason="",
             )
             recorded = transaction.add_migration(migration)
-            transaction.append_journal(*_acceptance(recorded, reservation, current))
+            transaction.append_journal(*_acceptance(recorded, reservation, current, identity))
             if owner:
                 return transaction.claim_migration(recorded.id, owner=owner, lease_seconds=lease_seconds)
             return recorded
@@ -140,18 +141,9 @@ def _check_transfer(request: MigrationRequest, method: Method) -> None:
         raise errors.UnsupportedTransfer(engine=request.engine, reason=refusal)
 
 
-def _check_storage(source: Backend, volume: Volume) -> None:
-    """Let the driver compare the volume's storage with its record, where that is free of effects."""
-    if source.can(Capability.LOCAL_PATH):
-        source.initialize_connection(volume)
-        source.terminate_connection(volume)
-    elif source.can(Capability.FILE_MODE):
-        source.open_volume(volume, "rb").close()
-    elif not source.volume_exists(volume):
-        raise errors.VolumeObjectMissing(volume=volume.id, location=f"{volume.backend_name} in {volume.host}")
-
-
-def _acceptance(migration: Migration, reservation: Reservation, volume: Volume) -> Iterator[JournalEntry]:
+def _acceptance(
+    migration: Migration, reservation: Reservation, volume: Volume, identity: str | None
+) -> Iterator[JournalEntry]:
     """Yield the first entries of the journal: the request, and the state in which it found the volume."""
     yield JournalEntry(
         migration_id=migration.id,
@@ -171,6 +163,7 @@ def _acceptance(migration: Migration, reservation: Reservation, volume: Volume) 
             "name_id": volume.name_id,
             "provider_location": volume.provider_location,
             "provider_id": volume.provider_id,
+            "identity": identity,
             "destination_id": migration.destination_id,
         },
     )

@@ -27,7 +27,7 @@ def _delete(store: Store, backends: Backends, retired: RetiredObject) -> bool:
     try:
         if not _may_go(store, backends, retired):
             return False
-        backends.at(retired.host).delete_volume(_as_volume(retired))
+        backends.at(retired.host).delete_object(_as_volume(retired), retired.identity)
     except errors.VolmigError as error:
         LOG.warning("retired object %s in %s cannot be deleted: %s", retired.name_id, retired.host, error)
         with store.writing() as transaction:
@@ -49,10 +49,17 @@ def _may_go(store: Store, backends: Backends, retired: RetiredObject) -> bool:
             volume = view.get_volume(retired.volume_id)
         except errors.VolumeNotFound:
             return True
-    if (volume.host, volume.backend_id, volume.provider_id) == (retired.host, retired.name_id, retired.provider_id):
-        # The volume has come back to this very object.
+    if volume.status is VolumeStatus.ERROR or not backends.of(volume).volume_exists(volume):
         return False
-    return volume.status is not VolumeStatus.ERROR and backends.of(volume).volume_exists(volume)
+    if (volume.host, volume.provider_id or volume.backend_name) != (retired.host, _object_name(retired)):
+        return True
+    # The volume has come back to a place of that name. Its object is another one, if they can be told apart.
+    present = backends.of(volume).identify_object(volume)
+    return retired.identity is not None and present is not None and present != retired.identity
+
+
+def _object_name(retired: RetiredObject) -> str:
+    return retired.provider_id or _as_volume(retired).backend_name
 
 
 def _as_volume(retired: RetiredObject) -> Volume:

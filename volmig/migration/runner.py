@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -75,6 +76,8 @@ class MigrationRunner:
         if phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
             return self._persistently(lambda: self._back(self._interruption(), phase))
         try:
+            if self._move.was_begun_before("copy") and not self._move.is_done("copy"):
+                self._begin_copy_afresh()
             self._forward()
             self._finish()
         except errors.LeaseLost:
@@ -98,24 +101,37 @@ class MigrationRunner:
             try:
                 for step in self._steps_left(steps):
                     self._run_step(step)
-            except Declined:
-                self._choose_host_method()
+            except Declined as reason:
+                self._choose_host_method(str(reason))
             else:
                 return
+
+    def _begin_copy_afresh(self) -> None:
+        """Give up the object that an earlier owner was copying to, and use a new one under a new id.
+
+        The earlier owner may only have been paused, and have a write under way: it must not reach what will be the
+        volume.
+        """
+        move = self._move
+        for step in reversed(self._steps_begun()):
+            self._undo_step(step)
+        with move.recording() as recording:
+            recording.update_migration(destination_id=str(uuid.uuid4()))
 
     def _steps_left(self, steps: Sequence[Step]) -> list[Step]:
         left: set[str] = set()
         for step in reversed(steps):
-            if not self._move.has(EntryKind.DONE, step.name) or step.needed_by & left:
+            if not self._move.is_done(step.name) or step.needed_by & left:
                 left.add(step.name)
         return [step for step in steps if step.name in left]
 
     def _run_step(self, step: Step) -> None:
         move = self._move
         self._check_may_go_on()
+        intent = step.intent(move)
         with move.recording() as recording:
             self._enter_phase_of(step, recording)
-            move.note(EntryKind.INTENT, step.name, step.intent(move))
+            move.note(EntryKind.INTENT, step.name, intent)
             recording.write()
             if recording.migration.cancel_requested_by and not self._is_past_return:
                 raise _cancellation(recording.migration)
@@ -145,9 +161,7 @@ class MigrationRunner:
         return self._move.committed or self._must_go_forward
 
     def _check_may_go_on(self) -> None:
-        if self._owned.lost:
-            migration = self._move.migration
-            raise errors.LeaseLost(migration=migration.id, owner=migration.owner, epoch=migration.epoch)
+        self._owned.check()
         if self._owned.control.cancelled and not self._is_past_return:
             raise _cancellation(self._move.migration)
 
@@ -166,11 +180,11 @@ class MigrationRunner:
             LOG.warning("migration %s: %s is left for later: %s", move.migration.id, step.name, error)
             move.note(EntryKind.FAILED, step.name, error.as_dict())
 
-    def _choose_host_method(self) -> None:
+    def _choose_host_method(self, reason: str) -> None:
         move = self._move
         method = host_method(move.source, move.destination)
         with move.recording() as recording:
-            move.note(EntryKind.UNDONE, DriverMove.name, {"reason": "the driver declined", "method": method.value})
+            move.note(EntryKind.UNDONE, DriverMove.name, {"reason": reason, "method": method.value})
             recording.update_migration(method=method)
 
     def _finish(self) -> None:
@@ -264,7 +278,7 @@ class MigrationRunner:
         """Return the steps whose effects may be there, whatever method they belong to."""
         methods = dict.fromkeys((Method.DRIVER, self._move.migration.method))
         steps = [step for method in methods for step in self._steps_for(method)]
-        begun = {step.name: step for step in steps if self._move.has(EntryKind.INTENT, step.name)}
+        begun = {step.name: step for step in steps if self._move.is_begun(step.name)}
         return list(begun.values())
 
     def _step_under_way(self) -> str:
@@ -273,11 +287,10 @@ class MigrationRunner:
 
     def _undo_step(self, step: Step) -> None:
         move = self._move
-        if move.has(EntryKind.UNDONE, step.name):
-            return
         error = self._try_repeatedly(step, lambda: step.undo(move))
         with move.recording() as recording:
             if error is None:
+                step.after_undo(move, recording)
                 move.note(EntryKind.UNDONE, step.name)
             else:
                 LOG.warning("migration %s: undoing %s is left for later: %s", move.migration.id, step.name, error)
@@ -370,6 +383,7 @@ class MigrationRunner:
                 time.sleep(delay)
                 delay *= 2
             try:
+                self._owned.check()
                 attempt()
             except (errors.LeaseLost, errors.LocationDoubtful, CannotGoBack):
                 raise

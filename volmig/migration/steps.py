@@ -10,25 +10,28 @@ import abc
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from volmig import errors
-from volmig.drivers.base import Capability
+from volmig.drivers.base import Capability, VolumeUpdate
 from volmig.migration.connect import connect, disconnect
 from volmig.migration.helpers import HELPER_NOTE
 from volmig.migration.move import Move, Recording
 from volmig.model import EntryKind, Method, Phase, RetiredObject, Volume
-from volmig.transfer import CopyOptions, End, HelperProcess, Verify, copy_data, verify_copy
+from volmig.transfer import CopyOptions, End, HelperProcess, Verify, check_unchanged, copy_data, verify_copy
 
 Facts = Mapping[str, Any]
+
+_PLACE = ("name_id", "provider_location", "provider_id")
+"""What of a volume's record says where its driver finds it, beside the pool."""
 
 _RENAMED = "update_migrated_volume"
 """Subject of the note that holds what the destination's driver made of the copy."""
 
 
 class Declined(Exception):
-    """The driver does not move the volume itself; the host has to copy it."""
+    """The driver does not move the volume itself, for the reason given; the host has to copy it."""
 
 
 class Step(abc.ABC):
@@ -56,6 +59,9 @@ class Step(abc.ABC):
     def undo(self, move: Move) -> None:
         """Take the effect back. Succeeds when there was none, or only a part of it."""
 
+    def after_undo(self, move: Move, recording: Recording) -> None:
+        """Record what may appear yet although it was taken back."""
+
     def leave(self, move: Move, recording: Recording, error: errors.VolmigError) -> None:
         """Record, for later, what :meth:`undo` could not take back for all its attempts."""
 
@@ -70,23 +76,34 @@ class CreateDestination(Step):
         return {"id": move.migration.destination_id, "host": move.migration.destination}
 
     def run(self, move: Move) -> Facts:
-        update = move.destination.create_volume(move.copy_volume)
-        return {key: update.get(key) for key in ("provider_location", "provider_id") if key in update}
+        try:
+            update = move.destination.create_volume(move.copy_volume)
+        except errors.DriverTimeout:
+            move.left_running.add(self.name)
+            raise
+        outcome: dict[str, Any] = {"identity": move.destination.identify_object(move.copy_volume)}
+        outcome.update((key, update.get(key)) for key in ("provider_location", "provider_id") if key in update)
+        return outcome
 
     def undo(self, move: Move) -> None:
         # A copy is only ever deleted while the original is seen to be there.
         if not move.source.volume_exists(move.source_volume):
             raise _doubt(move, f"it is not seen at its source, so the copy {move.migration.destination_id} is kept")
-        for volume in _names_of_copy(move):
-            if move.destination.volume_exists(volume):
-                move.destination.delete_volume(volume)
+        identity = move.recorded(self.name, "identity")
+        present = [volume for volume in _names_of_copy(move) if move.destination.volume_exists(volume)]
+        for volume in present or _renamed_out_of_sight(move):
+            move.destination.delete_object(volume, identity)
+
+    def after_undo(self, move: Move, recording: Recording) -> None:
+        # A call of which nobody saw the end may make the object yet: it is looked for once more when it must be over.
+        if self.name in move.left_running or (move.was_begun_before(self.name) and not move.is_done(self.name)):
+            due_at = recording.transaction.now() + timedelta(seconds=move.destination.timeout_seconds)
+            _retire(move, recording, move.copy_volume, identity=None, due_at=due_at)
 
     def leave(self, move: Move, recording: Recording, error: errors.VolmigError) -> None:
+        identity = move.recorded(self.name, "identity")
         for volume in _names_of_copy(move):
-            recording.transaction.remove_retired(_retired_id(move, volume))
-            recording.transaction.add_retired(
-                _retired(move, volume, due_at=recording.transaction.now(), error=error.message)
-            )
+            _retire(move, recording, volume, identity=identity, error=error.message)
 
 
 class Connect(Step):
@@ -167,13 +184,15 @@ class VerifyCopy(Step):
 
 
 class Disconnect(Step):
-    """Let go of both volumes."""
+    """Let go of both volumes, after a last look at whether the source was written to."""
 
     name = "disconnect"
     phase = Phase.MIGRATING
 
     def run(self, move: Move) -> Facts:
         move.owned.leave_transfer(move.volume.size_bytes)
+        if move.copied is not None and move.ends.source is not None:
+            check_unchanged(move.ends.source, move.copied)
         disconnect(move)
         return {}
 
@@ -185,13 +204,23 @@ class CutOver(Step):
     phase = Phase.COMPLETING
     commits = True
 
+    def intent(self, move: Move) -> Facts:
+        # An object that has the final name already is not the copy, whatever happens from now on.
+        return {"final_name_is_free": not move.destination.volume_exists(move.arrived_as({}))}
+
     def run(self, move: Move) -> Facts:
-        update = move.destination.update_migrated_volume(
-            move.context, move.source_volume, move.copy_volume, move.original_status.value
-        )
         copy = move.copy_volume
+        if _waits_for_deletion(move, move.arrived_as({})):
+            # An old call could still delete whatever has that name.
+            update: VolumeUpdate = {"_name_id": copy.backend_id}
+        else:
+            update = move.destination.update_migrated_volume(
+                move.context, move.source_volume, copy, move.original_status.value
+            )
+        place = _place(update, copy, name_id=copy.backend_id)
         # On record even when the commit fails, since the copy has its new name by now.
-        move.note(EntryKind.NOTE, _RENAMED, _place(update, copy, name_id=copy.backend_id))
+        move.note(EntryKind.NOTE, _RENAMED, place)
+        _check_arrival(move, place)
         return {}
 
     def commit(self, move: Move, recording: Recording) -> None:
@@ -201,7 +230,7 @@ class CutOver(Step):
             source_digest=move.recorded("verify", "source_digest") or "",
             destination_digest=move.recorded("verify", "destination_digest") or "",
         )
-        recording.transaction.add_retired(_retired(move, move.source_volume, due_at=recording.transaction.now()))
+        _retire(move, recording, move.source_volume, identity=move.recorded_source("identity"))
 
 
 class RetireSource(Step):
@@ -215,7 +244,7 @@ class RetireSource(Step):
         # The old storage is only ever deleted while the volume is seen to be at its new place.
         if not move.destination.volume_exists(move.volume):
             raise _doubt(move, "it is not seen at its destination, so its old storage is kept")
-        move.source.delete_volume(move.source_volume)
+        move.source.delete_object(move.source_volume, move.recorded_source("identity"))
         return {}
 
     def commit(self, move: Move, recording: Recording) -> None:
@@ -229,13 +258,20 @@ class DriverMove(Step):
     phase = Phase.MIGRATING
 
     def run(self, move: Move) -> Facts:
+        # Something that has the name at the destination already, and that no earlier call of this migration has put
+        # there, would make it impossible to say where the volume is.
+        name_id = move.source_volume.name_id
+        if not move.was_begun_before(self.name) and move.destination.volume_exists(
+            move.arrived_as({"name_id": name_id})
+        ):
+            raise Declined("its name is taken at the destination")
         host = move.backends.as_destination(move.migration.destination)
         try:
             moved, update = move.source.migrate_volume(move.context, move.source_volume, host)
         except errors.DriverTimeout as error:
             raise _doubt(move, f"{error.message} It may still be moving it") from error
         if not moved:
-            raise Declined
+            raise Declined("the driver declined")
         here = move.source_volume
         return _place(update, here, name_id=here.name_id)
 
@@ -248,22 +284,21 @@ class DriverMove(Step):
         outcome = _outcome_of_driver(move)
         if outcome is None:
             return
-        there = replace(
-            move.source_volume,
-            host=move.migration.destination,
-            name_id=outcome["name_id"],
-            provider_location=outcome["provider_location"],
-            provider_id=outcome["provider_id"],
-        )
+        there = move.arrived_as(outcome)
         try:
             back = move.backends.as_destination(move.migration.source)
             moved, update = move.destination.migrate_volume(move.context, there, back)
+        except errors.DriverTimeout as error:
+            raise _doubt(move, f"{error.message} It may still be bringing it back") from error
         except errors.VolmigError as error:
-            raise CannotGoBack(outcome) from error
+            # It may have come back all the same.
+            if _outcome_of_driver(move) is not None:
+                raise CannotGoBack(outcome) from error
+            moved, update = True, {"provider_location": None, "provider_id": None}
         if not moved:
             raise CannotGoBack(outcome)
         place = _place(update, there, name_id=there.name_id)
-        move.source_update = {key: place[key] for key in ("name_id", "provider_location", "provider_id")}
+        move.source_update = {key: place[key] for key in _PLACE}
 
     def leave(self, move: Move, recording: Recording, error: errors.VolmigError) -> None:
         raise _doubt(move, f"bringing it back failed ({error.message})")
@@ -277,6 +312,7 @@ class CutOverDriverMove(Step):
     commits = True
 
     def run(self, move: Move) -> Facts:
+        _check_arrival(move, {key: move.recorded(DriverMove.name, key) for key in _PLACE})
         return {}
 
     def commit(self, move: Move, recording: Recording) -> None:
@@ -339,14 +375,13 @@ def _ends(move: Move) -> tuple[End, End]:
 
 def _copy_options(move: Move) -> CopyOptions:
     migration = move.migration
-    # What an earlier owner may have written to is no longer known to be empty.
-    is_fresh = not move.has(EntryKind.INTENT, Copy.name, before_this_run=True)
     return CopyOptions(
         engine=migration.engine,
         verify=Verify(migration.verify),
         source_format=move.source_volume.format,
         destination_format=move.copy_volume.format,
-        destination_is_zero=is_fresh and move.destination.can(Capability.ZEROED_ON_CREATE),
+        # A copy that was begun by another owner is never gone on with: see the runner.
+        destination_is_zero=move.destination.can(Capability.ZEROED_ON_CREATE),
         bandwidth_limit_bytes=migration.bandwidth_limit_bytes,
         chunk_bytes=move.settings.chunk_bytes,
     )
@@ -356,19 +391,59 @@ def _names_of_copy(move: Move) -> list[Volume]:
     """Return the volumes under whose names the copy may be known to the destination's driver.
 
     Once ``cut_over`` has begun, the driver may have renamed the copy: to what its answer said, if that was recorded,
-    or most likely to the original's id.
+    or most likely to the original's id, unless something else had that name before.
     """
+    names = [move.copy_volume]
+    if move.has(EntryKind.INTENT, CutOver.name):
+        if move.has(EntryKind.NOTE, _RENAMED):
+            names.append(move.arrived_as({key: move.recorded(_RENAMED, key) for key in _PLACE}))
+        elif move.intended(CutOver.name, "final_name_is_free"):
+            names.append(move.arrived_as({}))
+    return list({(volume.backend_id, volume.provider_id): volume for volume in names}.values())
+
+
+def _renamed_out_of_sight(move: Move) -> list[Volume]:
+    """Return the copy under a name that only the driver knows, after a rename that did not end well.
+
+    The driver tells by repeating its answer, as the contract has it.
+
+    :raises volmig.errors.ObjectLeftBehind: when it does not.
+    """
+    was_made = move.has(EntryKind.INTENT, CutOver.name) and move.is_done(CreateDestination.name)
+    if not was_made or move.has(EntryKind.NOTE, _RENAMED):
+        return []
     copy = move.copy_volume
-    if not move.has(EntryKind.INTENT, CutOver.name):
-        return [copy]
-    at_destination = replace(move.source_volume, host=move.migration.destination, provider_location=None)
-    answered = replace(
-        at_destination,
-        name_id=move.recorded(_RENAMED, "name_id"),
-        provider_id=move.recorded(_RENAMED, "provider_id"),
-    )
-    renamed = replace(at_destination, name_id=None, provider_id=None)
-    return list({(volume.backend_id, volume.provider_id): volume for volume in (copy, answered, renamed)}.values())
+    try:
+        update = move.destination.update_migrated_volume(
+            move.context, move.source_volume, copy, move.original_status.value
+        )
+    except errors.VolumeObjectMissing:
+        return []
+    renamed = move.arrived_as(_place(update, copy, name_id=copy.backend_id))
+    if not move.destination.volume_exists(renamed):
+        raise errors.ObjectLeftBehind(
+            what=f"the copy {copy.id} in {copy.host}", reason="it is not seen under any name that its driver gives"
+        )
+    return [renamed]
+
+
+def _waits_for_deletion(move: Move, volume: Volume) -> bool:
+    with move.store.reading() as view:
+        retired = [each for each in view.list_retired() if each.host == volume.host]
+    return any(each.name_id == volume.backend_id and not each.provider_id for each in retired)
+
+
+def _check_arrival(move: Move, place: Facts) -> None:
+    """Look at the volume at its new place before the commit point.
+
+    :raises volmig.errors.VolmigError: when it is not there, or has another size.
+    """
+    arrived = move.arrived_as(place)
+    if not move.destination.volume_exists(arrived):
+        raise errors.VolumeObjectMissing(
+            volume=move.volume.id, location=f"{arrived.provider_id or arrived.backend_name} in {arrived.host}"
+        )
+    move.destination.check_object(arrived)
 
 
 def _outcome_of_driver(move: Move) -> Facts | None:
@@ -413,11 +488,22 @@ def _doubt(move: Move, reason: str) -> errors.LocationDoubtful:
 
 def _retired_id(move: Move, volume: Volume) -> str:
     # The id follows from what it names, so that a repeated step finds the same record.
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{move.migration.id}/{volume.host}/{volume.backend_id}"))
+    name = f"{move.migration.id}/{volume.host}/{volume.backend_id}/{volume.provider_id or ''}"
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, name))
 
 
-def _retired(move: Move, volume: Volume, *, due_at: datetime, error: str = "") -> RetiredObject:
-    return RetiredObject(
+def _retire(
+    move: Move,
+    recording: Recording,
+    volume: Volume,
+    *,
+    identity: str | None,
+    due_at: datetime | None = None,
+    error: str = "",
+) -> None:
+    """Record an object that is to be deleted, at once or when it is due."""
+    transaction = recording.transaction
+    retired = RetiredObject(
         id=_retired_id(move, volume),
         migration_id=move.migration.id,
         volume_id=move.volume.id,
@@ -426,7 +512,10 @@ def _retired(move: Move, volume: Volume, *, due_at: datetime, error: str = "") -
         size_bytes=volume.size_bytes,
         provider_location=volume.provider_location,
         provider_id=volume.provider_id,
+        identity=identity,
         format=volume.format,
-        delete_after=due_at,
+        delete_after=due_at or transaction.now(),
         last_error=error,
     )
+    transaction.remove_retired(retired.id)
+    transaction.add_retired(retired)

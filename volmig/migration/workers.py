@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from volmig import errors
 from volmig.manager.backends import Backends
@@ -13,6 +15,8 @@ from volmig.migration.runner import MigrationRunner
 from volmig.migration.settings import Settings
 from volmig.model import Migration
 from volmig.store import Store
+
+LOG = logging.getLogger(__name__)
 
 
 class WorkerPool:
@@ -28,16 +32,33 @@ class WorkerPool:
         self._workers = 0
         self._lock = threading.Lock()
         self._closed = False
+        self._admissions = 0
+        self._admitted = threading.Condition(self._lock)
         leases.when_cancelled = self.hurry
 
-    def start(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
-        """Run a migration that was just claimed, as soon as there is a turn for it.
+    @contextmanager
+    def admission(self) -> Iterator[None]:
+        """Hold the door open: a migration that is accepted within can be started, even if :meth:`close` is called.
 
-        :param claimed_at: ``time.monotonic()`` from before the claim.
+        :raises volmig.errors.EngineClosed: when it is closed.
         """
         with self._lock:
             if self._closed:
                 raise errors.EngineClosed
+            self._admissions += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._admissions -= 1
+                self._admitted.notify_all()
+
+    def start(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
+        """Run a migration that was just claimed, as soon as there is a turn for it. Called within an admission.
+
+        :param claimed_at: :func:`volmig.transfer.boottime_seconds` from before the claim.
+        """
+        with self._lock:
             owned = self._leases.keep(migration, claimed_at=claimed_at)
             self._waiting.append(owned)
             if self._workers < self._settings.max_concurrent_migrations:
@@ -52,10 +73,23 @@ class WorkerPool:
                 self._waiting.remove(owned)
                 self._spawn(lambda: self._run(owned))
 
+    def cancel_all(self) -> None:
+        """Ask for all migrations that run here to be undone, as far as they can be."""
+        for owned in self._leases.all():
+            try:
+                with self._store.writing() as transaction:
+                    current = transaction.request_cancel(owned.migration.id, requested_by=self._leases.owner)
+            except errors.VolmigError as error:
+                LOG.info("migration %s is not cancelled: %s", owned.migration.id, error)
+            else:
+                owned.record(current)
+                self.hurry(owned)
+
     def close(self) -> None:
         """Take no more, and wait for those that were taken."""
         with self._lock:
             self._closed = True
+            self._admitted.wait_for(lambda: not self._admissions)
             threads = list(self._threads)
         for thread in threads:
             thread.join()
@@ -85,7 +119,8 @@ class WorkerPool:
     def _run(self, owned: OwnedMigration) -> None:
         try:
             runner = MigrationRunner(self._store, self._backends, self._settings, owned)
-        except errors.VolmigError as error:
+        except Exception as error:
+            LOG.exception("migration %s cannot be run", owned.migration.id)
             owned.end(error)
         else:
             runner.run()

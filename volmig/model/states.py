@@ -142,7 +142,7 @@ VOLUME_TRANSITIONS: Final[Mapping[VolumeStatus, frozenset[VolumeStatus]]] = {
     ),
     VolumeStatus.IN_USE: frozenset({VolumeStatus.AVAILABLE}),
     VolumeStatus.MAINTENANCE: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
-    VolumeStatus.EXTENDING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
+    VolumeStatus.EXTENDING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.DELETING}),
     VolumeStatus.DELETING: frozenset({VolumeStatus.ERROR}),
-    VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING, VolumeStatus.EXTENDING}),
+    VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING, VolumeStatus.EXTENDING, VolumeStatus.AVAILABLE}),
 }

@@ -21,6 +21,9 @@ from volmig.store import statements
 _SERVERS: Final = ("mariadb", "mysql", "postgresql")
 _BEGIN: Final = "volmig_begin"
 _POLL_SECONDS: Final = 0.01
+_FILE_CHANGED_HINT: Final = (
+    "End every volmig that had it open. Then put the right file in its place, whole, with its -wal if there is one."
+)
 
 
 class Database:
@@ -41,8 +44,10 @@ class Database:
         self._turn = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
+        self._file: tuple[int, int] | None = None
         if self.path is not None:
             _create_file(self.path, self.label)
+            self._file = _identity(self.path, self.label)
         self.engine = self._make_engine()
         self._pool = self.engine.pool
         self._reader = self.engine
@@ -102,6 +107,16 @@ class Database:
             )
         if self._closed:
             raise errors.InternalError(reason=f"the store {self.label} is used after it was closed")
+        self._check_file()
+
+    def _check_file(self) -> None:
+        """Refuse to go on with a file that is no longer the one at its path: what is written to it would be lost."""
+        if self.path is not None and _identity(self.path, self.label) != self._file:
+            raise errors.DatabaseUnusable(
+                database=self.label,
+                reason="its file was replaced by another one while volmig had it open",
+                hint=_FILE_CHANGED_HINT,
+            )
 
     @contextlib.contextmanager
     def _taking_turn(self) -> Iterator[None]:
@@ -125,6 +140,9 @@ class Database:
         return connection
 
     def _finish(self, connection: sa.Connection, *, write: bool) -> None:
+        if write:
+            # Before a commit, not after it: then it is still certain that nothing was recorded.
+            self._check_file()
         with self.translating():
             if write:
                 connection.commit()
@@ -315,6 +333,19 @@ def _create_file(path: Path, label: str) -> None:
         raise errors.DatabaseUnusable(
             database=label, reason=f"{error.filename or path.parent}: {error.strerror}"
         ) from error
+
+
+def _identity(path: Path, label: str) -> tuple[int, int]:
+    """Return what tells the file at *path* from every other one."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise errors.DatabaseUnusable(
+            database=label, reason="its file was removed while volmig had it open", hint=_FILE_CHANGED_HINT
+        ) from error
+    except OSError as error:
+        raise errors.DatabaseUnusable(database=label, reason=error.strerror) from error
+    return found.st_dev, found.st_ino
 
 
 def _sync_directory(path: Path) -> None:

@@ -146,6 +146,10 @@ class SqlReadTransaction:
             found = self._run(statements.LIST_RESERVATIONS_OF, {"pool": host})
         return [rows.to_reservation(row) for row in found]
 
+    def get_storage_identity(self, backend: str) -> str | None:
+        identity: str | None = self._run(statements.GET_BACKEND, {"key": backend}).scalar_one_or_none()
+        return identity
+
     def count_releases(self, host: str) -> int:
         row = self._run(statements.GET_POOL, {"pool": host}).one_or_none()
         return 0 if row is None else int(row.releases)

@@ -33,7 +33,16 @@ SHORT_TEXT_LENGTH: Final = 255
 """Most characters that a text field may have, unless it is one of :data:`LONG_TEXT_FIELDS`."""
 
 LONG_TEXT_FIELDS: Final = frozenset(
-    {"provider_location", "provider_id", "status_reason", "error_message", "error_hint", "last_error"}
+    {
+        "provider_location",
+        "provider_id",
+        "identity",
+        "storage_identity",
+        "status_reason",
+        "error_message",
+        "error_hint",
+        "last_error",
+    }
 )
 
 _LARGEST_INTEGER: Final = 2**63 - 1

@@ -171,6 +171,7 @@ retired = sa.Table(
     _bytes("size_bytes"),
     _long("provider_location", nullable=True),
     _long("provider_id", nullable=True),
+    _long("identity", nullable=True),
     _text("format"),
     _time("delete_after", nullable=True),
     sa.Column("attempts", sa.BigInteger(), nullable=False),
@@ -197,6 +198,14 @@ reservations = sa.Table(
     sa.Column("host", _short_text(), sa.ForeignKey("pools.address", name="fk_reservations_pool"), nullable=False),
     _bytes("size_bytes"),
     sa.Index("ix_reservations_host", "host"),
+    **_OPTIONS,
+)
+
+backends = sa.Table(
+    "backends",
+    metadata,
+    _text("address", primary_key=True),
+    _long("storage_identity"),
     **_OPTIONS,
 )
 

@@ -31,6 +31,9 @@ class SqlStore:
     write-ahead mode, and each commit is synced to disk before the block of :meth:`writing` ends. Not for a network file
     system.
 
+    A file that was removed or replaced while it is open is not used any more, neither for reading nor for writing:
+    each transaction looks for that as it begins, and a writer once more before it commits.
+
     :param url: SQLAlchemy URL: ``sqlite:///relative/path``, ``sqlite:////absolute/path``, ``sqlite://`` (in memory, one
         transaction at a time, gone when closed) or one of a server, such as ``postgresql+psycopg://…``.
     :param busy_timeout_seconds: how long a writer waits for others: first for those of this process, and
@@ -76,6 +79,7 @@ class SqlStore:
         """Begin a change: committed, durably, when the block ends, and undone when it raises.
 
         :raises volmig.errors.StoreBusy: when the turn does not come in time.
+        :raises volmig.errors.DatabaseUnusable: when the SQLite file was removed or replaced; nothing was changed.
         :raises volmig.errors.DiskFull: when there was no room to record it; nothing was changed.
         :raises volmig.errors.StoreUnreachable: when the connection to a server broke; should that happen at the very
             end, the change may have been made.

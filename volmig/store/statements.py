@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from volmig.store import rows
-from volmig.store.schema import journal, migrations, pools, reservations, retired, revision, volumes
+from volmig.store.schema import backends, journal, migrations, pools, reservations, retired, revision, volumes
 
 GET_VOLUME: Final = sa.select(*rows.VOLUME_COLUMNS).where(volumes.c.id == bindparam("key"))
 ADD_VOLUME: Final = sa.insert(volumes)
@@ -71,6 +71,10 @@ DISCHARGE_POOL: Final = (
         reserved_bytes=pools.c.reserved_bytes - bindparam("amount", type_=sa.BigInteger), releases=pools.c.releases + 1
     )
 )
+
+GET_BACKEND: Final = sa.select(backends.c.storage_identity).where(backends.c.address == bindparam("key"))
+ADD_BACKEND: Final = sa.insert(backends)
+UPDATE_BACKEND: Final = sa.update(backends).where(backends.c.address == bindparam("key"))
 
 GET_REVISION: Final = sa.select(revision.c.version_num)
 # Locking the one row that each volmig database has makes writers on a server come one after another; an upgrade of

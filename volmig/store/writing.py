@@ -115,6 +115,15 @@ class SqlWriteTransaction(SqlReadTransaction):
         self._run(statements.REMOVE_RESERVATION, {"key": reservation_id})
         self._run(statements.DISCHARGE_POOL, {"pool": present.host, "amount": present.size_bytes})
 
+    def set_storage_identity(self, backend: str, identity: str) -> None:
+        rules.check_text("backend", backend)
+        rules.check_text("storage_identity", identity)
+        # Looked up first: MariaDB counts a row that is written with what it holds as none.
+        if self._run(statements.GET_BACKEND, {"key": backend}).one_or_none() is None:
+            self._run(statements.ADD_BACKEND, {"address": backend, "storage_identity": identity})
+        else:
+            self._run(statements.UPDATE_BACKEND, {"key": backend, "storage_identity": identity})
+
     def add_retired(self, retired: RetiredObject) -> None:
         if self._run(statements.GET_RETIRED, {"key": retired.id}).one_or_none() is not None:
             raise errors.InternalError(reason=f"retired object {retired.id} is recorded already")

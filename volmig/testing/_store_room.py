@@ -1,4 +1,4 @@
-"""The promises of a store about room in pools and retired objects."""
+"""The promises of a store about room in pools, retired objects and the identities of storage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from volmig.testing._store_values import (
 
 
 class RoomContract(StoreClock):
-    """No pool is promised away twice, and no retired object is forgotten."""
+    """No pool is promised away twice, no retired object is forgotten, and no storage is taken for another."""
 
     def test_reservations_stay_within_the_limit(self, store: Store) -> None:
         with store.writing() as writer:
@@ -111,7 +111,9 @@ class RoomContract(StoreClock):
     def test_retired_objects_become_due(self, store: Store) -> None:
         never = make_retired(delete_after=None)
         late = make_retired(delete_after=START + timedelta(hours=2))
-        soon = make_retired(delete_after=START + timedelta(hours=1), provider_location="loc", format="qcow2")
+        soon = make_retired(
+            delete_after=START + timedelta(hours=1), provider_location="loc", identity="42:7", format="qcow2"
+        )
         with store.writing() as writer:
             for item in (never, late, soon):
                 writer.add_retired(item)
@@ -150,3 +152,59 @@ class RoomContract(StoreClock):
             writer.add_retired(item)
         with pytest.raises(errors.InternalError, match=item.id), store.writing() as writer:
             writer.add_retired(item)
+
+    def test_retired_object_keeps_its_identity(self, store: Store) -> None:
+        items = [make_retired(identity="é" * 2000), make_retired(identity=""), make_retired(identity=None)]
+        with store.writing() as writer:
+            for item in items:
+                writer.add_retired(item)
+        with store.reading() as reader:
+            assert {item.id: item.identity for item in reader.list_retired()} == {
+                item.id: item.identity for item in items
+            }
+
+    def test_identity_of_storage_is_kept_for_each_backend(self, store: Store) -> None:
+        with store.reading() as reader:
+            assert reader.get_storage_identity("host1@fast") is None
+        with store.writing() as writer:
+            writer.set_storage_identity("host1@fast", "first")
+            assert writer.get_storage_identity("host1@fast") == "first"
+            writer.set_storage_identity("host1@slow", "é" * 2000)
+        with store.reading() as reader:
+            assert reader.get_storage_identity("host1@fast") == "first"
+            assert reader.get_storage_identity("host1@slow") == "é" * 2000
+            assert reader.get_storage_identity("HOST1@fast") is None
+            assert reader.get_storage_identity("host1@fas") is None
+
+    @pytest.mark.parametrize("later", ["first", "second"])
+    def test_identity_of_storage_is_replaced(self, store: Store, later: str) -> None:
+        for identity in ("first", later):
+            with store.writing() as writer:
+                writer.set_storage_identity("host1@fast", identity)
+        with store.reading() as reader:
+            assert reader.get_storage_identity("host1@fast") == later
+
+    def test_identity_of_storage_is_undone_with_its_transaction(self, store: Store) -> None:
+        with store.writing() as writer:
+            writer.set_storage_identity("host1@fast", "first")
+
+        def change_and_fail() -> None:
+            with store.writing() as writer:
+                writer.set_storage_identity("host1@fast", "second")
+                writer.set_storage_identity("host1@slow", "second")
+                raise RuntimeError("undo")
+
+        with pytest.raises(RuntimeError, match="undo"):
+            change_and_fail()
+        with store.reading() as reader:
+            assert reader.get_storage_identity("host1@fast") == "first"
+            assert reader.get_storage_identity("host1@slow") is None
+
+    @pytest.mark.parametrize(("backend", "identity"), [("host1@fast", "a\0b"), ("host1@\0", "a"), ("h" * 256, "a")])
+    def test_identity_of_storage_that_cannot_be_kept_is_refused(
+        self, store: Store, backend: str, identity: str
+    ) -> None:
+        with pytest.raises(errors.RequestInvalid), store.writing() as writer:
+            writer.set_storage_identity(backend, identity)
+        with store.reading() as reader:
+            assert reader.get_storage_identity(backend.replace("\0", "")) is None

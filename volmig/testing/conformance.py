@@ -23,11 +23,13 @@ import pytest
 
 pytest.register_assert_rewrite(
     "volmig.testing.kit",
+    "volmig.testing.conformance_identity",
     "volmig.testing.conformance_lifecycle",
     "volmig.testing.conformance_migration",
     "volmig.testing.conformance_safety",
 )
 
+from volmig.testing.conformance_identity import IdentityConformance  # noqa: E402
 from volmig.testing.conformance_lifecycle import LifecycleConformance  # noqa: E402
 from volmig.testing.conformance_migration import MigrationConformance  # noqa: E402
 from volmig.testing.conformance_safety import SafetyConformance  # noqa: E402
@@ -36,7 +38,7 @@ from volmig.testing.kit import Backend, Kit  # noqa: E402
 __all__ = ["Backend", "DriverConformance", "Kit"]
 
 
-class DriverConformance(LifecycleConformance, MigrationConformance, SafetyConformance):
+class DriverConformance(LifecycleConformance, MigrationConformance, IdentityConformance, SafetyConformance):
     """All tests of the suite; derive a class from it and give it a fixture ``backend``."""
 
     @pytest.fixture

@@ -28,6 +28,7 @@ class _State:
     retired: dict[str, RetiredObject] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     releases: dict[str, int] = field(default_factory=dict)
+    storage_identities: dict[str, str] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{item.name: dict(getattr(self, item.name)) for item in dataclasses.fields(self)})
@@ -172,6 +173,9 @@ class MemoryReadTransaction:
         found = (item for item in self._state.reservations.values() if host in (None, item.host))
         return sorted(found, key=lambda item: (item.host, item.id))
 
+    def get_storage_identity(self, backend: str) -> str | None:
+        return self._state.storage_identities.get(backend)
+
     def count_releases(self, host: str) -> int:
         return self._state.releases.get(host, 0)
 
@@ -254,6 +258,11 @@ class MemoryWriteTransaction(MemoryReadTransaction):
         released = self._state.reservations.pop(reservation_id, None)
         if released is not None:
             self._state.releases[released.host] = self.count_releases(released.host) + 1
+
+    def set_storage_identity(self, backend: str, identity: str) -> None:
+        rules.check_text("backend", backend)
+        rules.check_text("storage_identity", identity)
+        self._state.storage_identities[backend] = identity
 
     def add_retired(self, retired: RetiredObject) -> None:
         if retired.id in self._state.retired:

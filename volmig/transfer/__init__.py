@@ -1,6 +1,7 @@
 """Copying and verifying the bytes of volumes, between any two paths or handles; knows nothing of volumes.
 
-:func:`copy` is the way in, and consists of :func:`copy_data` and :func:`verify_copy`; :class:`Control` steers it;
+:func:`copy` is the way in, and consists of :func:`copy_data` and :func:`verify_copy`; :func:`check_unchanged`
+looks at the source once more; :class:`Control` steers it;
 :class:`TransferEngine` is what a plugin implements.
 """
 
@@ -20,10 +21,11 @@ from volmig.transfer.base import (
     VerifiedData,
     Verify,
 )
-from volmig.transfer.control import Control
+from volmig.transfer.control import Control, boottime_seconds
 from volmig.transfer.copying import copy, copy_data
 from volmig.transfer.reading import digest_of
 from volmig.transfer.verify import verify_copy
+from volmig.transfer.watch import check_unchanged
 
 __all__ = [
     "INTERFACE_VERSION",
@@ -41,6 +43,8 @@ __all__ = [
     "TransferResult",
     "VerifiedData",
     "Verify",
+    "boottime_seconds",
+    "check_unchanged",
     "copy",
     "copy_data",
     "digest_of",

@@ -108,8 +108,9 @@ class EndMark:
 
     identity: tuple[str, int, int] | None
     """Kind, and the system's two numbers for it; None for a handle without a file behind it."""
-    version: tuple[int, int] | None
-    """Size in bytes and time of change in ns; None for what has no such time: block devices and most handles."""
+    version: tuple[int, int, int] | None
+    """Size in bytes, time of modification and time of status change (``ctime``) in ns; None for what has no such
+    times: block devices and most handles."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

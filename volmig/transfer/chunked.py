@@ -17,7 +17,8 @@ class ChunkedEngine(TransferEngine):
 
     Holes of a source file are not read. Zeroes are not written where the destination is known to read as zeroes;
     elsewhere they are put there, as holes in a regular file and as zeroes on anything else. Memory: twice
-    ``chunk_bytes``, and 32 bytes of digest for each 4 MiB of the volume.
+    ``chunk_bytes``, and 32 bytes of digest for each 4 MiB of the volume. The control is asked before each request
+    that changes the destination, so that no more than the one under way comes after a deadline.
     """
 
     name = "chunked"
@@ -55,6 +56,8 @@ class _Copy:
             position = end
         self._zero_range(position, size)
         self._job.flushing()
+        # A handle may write only now what it holds back.
+        self._job.control.check()
         self._destination.flush()
         return EngineOutcome(
             bytes_copied=self._copied,
@@ -90,7 +93,7 @@ class _Copy:
             else:
                 self._copied += end - start
                 self._digest.update(self._view[start:end])
-            self._destination.write_all(self._view[start:end], offset + start)
+            self._destination.write_all(self._view[start:end], offset + start, self._job.control.check)
             written += end - start
         return written
 
@@ -104,7 +107,7 @@ class _Copy:
                 self._job.advance(length, length)
             else:
                 length = min(control.request_bytes(len(self._zeroes)), end - offset)
-                self._destination.write_all(self._zeroes[:length], offset)
+                self._destination.write_all(self._zeroes[:length], offset, control.check)
                 self._job.advance(length, 0)
                 control.throttle(length)
             self._zero += length
@@ -112,4 +115,6 @@ class _Copy:
             offset += length
 
     def _is_zero_without_writing(self, offset: int, length: int) -> bool:
-        return self._job.options.destination_is_zero or self._destination.punch(offset, length)
+        if self._job.options.destination_is_zero:
+            return True
+        return self._destination.punch(offset, length, self._job.control.check)

@@ -1,4 +1,4 @@
-"""Steering a running copy from another thread: cancel, pause, limit."""
+"""Steering a running copy from another thread: cancel, pause, limit, and the time to stop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ _CREDIT_SECONDS = 0.05
 _LONGEST_WAIT_SECONDS = 0.1
 _REQUESTS_PER_SECOND = 10
 _SMALLEST_REQUEST_BYTES = 4096
+_EXPIRED_HINT = (
+    "The time for which it was allowed to write has passed, and another may write now. The source is unchanged."
+)
 
 
 class Pacer:
@@ -59,15 +62,30 @@ class Pacer:
         self._owed_bytes = max(owed, -_CREDIT_SECONDS * self._limit_bytes) if self._limit_bytes else 0.0
 
 
+def boottime_seconds() -> float:
+    """Return the time since boot in seconds, with the time for which the machine was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Control:
     """Steers one copy. All methods may be called from any thread.
 
     :param limit_bytes: bytes a second at most; 0 for no limit.
     :param clock: a monotonic clock in seconds.
+    :param boot_clock: the clock of :attr:`deadline_seconds`, which goes on while the machine is suspended.
     """
 
-    def __init__(self, *, limit_bytes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        limit_bytes: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        boot_clock: Callable[[], float] = boottime_seconds,
+    ) -> None:
         self._clock = clock
+        self._boot_clock = boot_clock
+        self._deadline_seconds: float | None = None
+        self._expired = False
         self._changed = threading.Condition()
         self._cancelled = False
         self._paused = False
@@ -83,8 +101,36 @@ class Control:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the copy was asked to stop."""
-        return self._cancelled
+        """Whether the copy was asked to stop, or its deadline has passed."""
+        return self._cancelled or self.expired
+
+    @property
+    def deadline_seconds(self) -> float | None:
+        """Time on the boot clock (:func:`boottime_seconds`) from which on nothing more may be written; None for never.
+
+        For a worker that may write only while it holds a lease, and moves the deadline with each renewal. From the
+        deadline on the copy raises :class:`volmig.errors.TransferCancelled`; once that was noticed, a later
+        deadline does not bring it back.
+
+        The fence is as good as a process can make it by itself: one that is held up between looking at the clock
+        and writing still does the one request that it was in, and what was written in time may lie in the
+        system's memory, or in a handle's, and reach the storage later.
+        """
+        return self._deadline_seconds
+
+    @deadline_seconds.setter
+    def deadline_seconds(self, value: float | None) -> None:
+        with self._changed:
+            self._deadline_seconds = value
+            self._changed.notify_all()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        deadline = self._deadline_seconds
+        if not self._expired and deadline is not None and self._boot_clock() >= deadline:
+            self._expired = True
+        return self._expired
 
     def pause(self) -> None:
         """Hold the copy before its next request, until :meth:`resume` or :meth:`cancel`."""
@@ -129,24 +175,25 @@ class Control:
         return min(chunk_bytes, max(share, _SMALLEST_REQUEST_BYTES))
 
     def check(self) -> None:
-        """Wait while paused; return at once otherwise.
+        """Wait while paused; return at once otherwise. To be called before each request that writes.
 
-        :raises volmig.errors.TransferCancelled: within 0.2 s of :meth:`cancel`.
+        :raises volmig.errors.TransferCancelled: within 0.2 s of :meth:`cancel`; at once from the deadline on.
         """
         self.throttle(0)
 
     def throttle(self, moved_bytes: int) -> None:
         """Note that *moved_bytes* were moved, and wait as long as a pause or the limit demands.
 
-        :raises volmig.errors.TransferCancelled: within 0.2 s of :meth:`cancel`.
+        :raises volmig.errors.TransferCancelled: as :meth:`check` does; a wait ends with the deadline, within 0.2 s.
         """
         with self._changed:
             if moved_bytes:
                 self._pacer.charge(moved_bytes, self._clock())
             while True:
-                if self._cancelled:
-                    raise self.cancellation()
                 delay = self._pacer.delay_seconds(self._clock())
+                # Last of all, so that nothing comes between the look at the deadline and the return.
+                if self.cancelled:
+                    raise self.cancellation()
                 if not self._paused and delay <= 0:
                     return
                 # Bounded, since an injected clock may pass while this one does not.
@@ -169,7 +216,10 @@ class Control:
 
     def cancellation(self) -> errors.TransferCancelled:
         """Return the error to raise when cancelled."""
-        return errors.TransferCancelled(bytes_done=self._bytes_done, bytes_total=self._bytes_total)
+        done, total = self._bytes_done, self._bytes_total
+        if self._expired and not self._cancelled:
+            return errors.TransferCancelled(bytes_done=done, bytes_total=total, hint=_EXPIRED_HINT)
+        return errors.TransferCancelled(bytes_done=done, bytes_total=total)
 
 
 def _checked_limit(value: int) -> int:

@@ -26,7 +26,7 @@ from volmig.transfer.engines import choose
 from volmig.transfer.progress import StageMeter
 from volmig.transfer.requests import agree_on_limit, check_request, unwatched
 from volmig.transfer.verify import verify_copy
-from volmig.transfer.watch import watched
+from volmig.transfer.watch import first_mark, watched
 
 
 def copy(
@@ -96,11 +96,12 @@ def copy_data(
     """Copy the first *size_bytes* bytes from one end to the other and flush them, without verifying.
 
     Both ends must exist; nothing is created or truncated, and what a larger destination has behind *size_bytes*
-    stays. Everything that can be checked is checked before the first byte is written. The source is only read. A
-    regular file that somebody writes to meanwhile is found out by its size and its time of change; writing to a
-    block device cannot be found out. When this returns, the data is on stable storage. When it raises, the
-    destination's first *size_bytes* bytes are undefined, every program that was started has ended (or the error
-    says that it does not), and no descriptor is left open.
+    stays. Everything that can be checked is checked before the first byte is written. The source is only read; what
+    others wrote to it before is brought to its storage first. A regular file that somebody writes to meanwhile is
+    found out by its size and its times, within the limits that :func:`check_unchanged` names; writing to a block
+    device cannot be found out. When this returns, the data is on stable storage. When it raises, the destination's
+    first *size_bytes* bytes are undefined, every program that was started has ended (or the error says that it does
+    not), and no descriptor is left open.
 
     :param size_bytes: 0 is allowed and copies nothing.
     :param options: how to copy; the defaults of :class:`CopyOptions` when None. A copy that is to be verified must
@@ -118,7 +119,7 @@ def copy_data(
     :raises volmig.errors.SourceChanged: when the source was written to during the copy.
     :raises volmig.errors.DiskFull:
     :raises volmig.errors.TransferFailed: when an end cannot be opened, read or written.
-    :raises volmig.errors.TransferCancelled: after :meth:`Control.cancel`.
+    :raises volmig.errors.TransferCancelled: after :meth:`Control.cancel`, or :attr:`Control.deadline_seconds`.
     """
     options = options or CopyOptions()
     control = control or Control()
@@ -137,7 +138,7 @@ def copy_data(
                 reason="it cannot go on from a checkpoint",
                 hint="Start the copy afresh, without the checkpoint.",
             )
-        mark = opened_source.mark()
+        mark = first_mark(opened_source)
         stages = _Stages(size_bytes, progress or unwatched, control)
         with watched(opened_source, mark):
             outcome = engine.run(
@@ -154,6 +155,7 @@ def copy_data(
                 )
             )
             stages.flushing()
+            control.check()
             # Opened before the first write, this also hears of a write that failed behind the engine's back.
             opened_destination.flush()
             stages.finish()

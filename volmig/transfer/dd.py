@@ -28,7 +28,8 @@ class DdEngine(TransferEngine):
     dd reads and writes everything, holes too; only where the destination is known to read as zeroes it passes over
     blocks of 1 MiB that are all zero. It gives no digest: for a verification the source is read once more. It can
     be paused at once, but it moves in bursts: a limit that is set while it runs is kept on average only, and a copy
-    that starts with a limit is refused.
+    that starts with a limit is refused. A deadline is seen within 0.05 s; dd goes on writing while this process
+    alone is stopped, until it runs again.
     """
 
     name = "dd"
@@ -48,6 +49,7 @@ class DdEngine(TransferEngine):
         job.control.check()
         with TrackedProcess(_arguments(job), package=_PACKAGE) as process:
             job.on_process(process.helper)
+            job.control.check()
             process.begin()
             position = _follow(job, process)
             status = process.wait(0)
@@ -86,6 +88,8 @@ def _follow(job: CopyJob, process: TrackedProcess) -> int:
     position = 0
     flushing = False
     while process.wait(_POLL_SECONDS) is None:
+        if job.control.expired:
+            process.kill()
         if job.control.cancelled:
             raise job.control.cancellation()
         seen = process.position(_OUTPUT_FD)

@@ -6,7 +6,7 @@ import abc
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Self
 
 from volmig import errors
@@ -70,8 +70,11 @@ class OpenEnd(abc.ABC):
         """Whether :meth:`punch` is likely to do it."""
 
     @abc.abstractmethod
-    def punch(self, offset: int, length: int) -> bool:
-        """Make a range read as zeroes without writing them; return False where that cannot be done."""
+    def punch(self, offset: int, length: int, before: Callable[[], None]) -> bool:
+        """Make a range read as zeroes without writing them; return False where that cannot be done.
+
+        :param before: as for :meth:`write_all`.
+        """
 
     @abc.abstractmethod
     def flush(self) -> None:
@@ -82,8 +85,17 @@ class OpenEnd(abc.ABC):
         """Ask the system to forget its copy of the content, so that reading asks the storage. Needs a flush before."""
 
     @abc.abstractmethod
-    def version(self) -> tuple[int, int] | None:
+    def version(self) -> tuple[int, int, int] | None:
         """Return what changes when somebody writes to it, as in :class:`volmig.transfer.base.EndMark`."""
+
+    @abc.abstractmethod
+    def settle(self) -> None:
+        """Bring to storage what others wrote to a regular file before, so that its times tell of all they write now.
+
+        Does nothing for anything else, nor where the file system cannot do it on a file open for reading.
+
+        :raises volmig.errors.TransferFailed: when what was written before is lost.
+        """
 
     @abc.abstractmethod
     def is_still_in_place(self) -> bool:
@@ -119,14 +131,16 @@ class OpenEnd(abc.ABC):
             error = errors.DestinationTooShort if self.is_destination else errors.SourceTooShort
             raise error(path=self.name, actual=actual, expected=size_bytes)
 
-    def write_all(self, view: memoryview, offset: int) -> None:
+    def write_all(self, view: memoryview, offset: int, before: Callable[[], None]) -> None:
         """Write all of *view* at *offset*.
 
+        :param before: called before each of the requests that it takes; what it raises is raised here.
         :raises volmig.errors.DiskFull: when there is no room.
         :raises volmig.errors.TransferFailed: when writing fails otherwise.
         """
         done = 0
         while done < len(view):
+            before()
             with writing(self.name, offset + done):
                 count = self.write_some(view[done:], offset + done)
                 _check_count(count, len(view) - done)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from volmig import errors
 from volmig.transfer import zeroes
 from volmig.transfer.ends import OpenEnd, describe, reading, writing
+
+_NO_SYNC = frozenset(
+    {errno.EINVAL, errno.EROFS, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+)
+"""What a file system says that cannot bring a file to storage, or not one that is open for reading only."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -66,10 +72,10 @@ class FileEnd(OpenEnd):
     def punches(self) -> bool:
         return self._can_punch
 
-    def punch(self, offset: int, length: int) -> bool:
+    def punch(self, offset: int, length: int, before: Callable[[], None]) -> bool:
         if self._can_punch:
             with writing(self.name, offset):
-                self._can_punch = zeroes.punch_hole(self._fd, offset, length)
+                self._can_punch = zeroes.punch_hole(self._fd, offset, length, before)
         return self._can_punch
 
     def flush(self) -> None:
@@ -79,12 +85,12 @@ class FileEnd(OpenEnd):
     def drop_cache(self) -> None:
         drop_cache(self._fd)
 
-    def version(self) -> tuple[int, int] | None:
-        if not self._is_regular:
-            return None
+    def version(self) -> tuple[int, int, int] | None:
         with reading(self.name, 0):
-            status = os.fstat(self._fd)
-        return status.st_size, status.st_mtime_ns
+            return version_of(self._fd)
+
+    def settle(self) -> None:
+        settle(self.name, self._fd)
 
     def is_still_in_place(self) -> bool:
         try:
@@ -99,6 +105,27 @@ def identity_of(fd: int) -> tuple[str, int, int] | None:
     if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
         return _identity(status)
     return None
+
+
+def version_of(fd: int) -> tuple[int, int, int] | None:
+    """Return what changes when somebody writes to an open regular file; None for anything else."""
+    status = os.fstat(fd)
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def settle(name: str, fd: int) -> None:
+    """Do for an open file what :meth:`OpenEnd.settle` says.
+
+    A page that is dirty in somebody's memory map takes more stores without a trace in the file's times, until it
+    is cleaned; some file systems set the times only when they clean it.
+    """
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in _NO_SYNC:
+            reason = f"bringing earlier writes to storage: {describe(exc)}"
+            raise errors.TransferFailed(path=name, offset=0, reason=reason) from exc
 
 
 def drop_cache(fd: int) -> None:

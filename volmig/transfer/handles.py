@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from volmig import errors
@@ -65,7 +64,7 @@ class HandleEnd(OpenEnd):
     def punches(self) -> bool:
         return False
 
-    def punch(self, offset: int, length: int) -> bool:
+    def punch(self, offset: int, length: int, before: Callable[[], None]) -> bool:
         return False
 
     def flush(self) -> None:
@@ -80,12 +79,15 @@ class HandleEnd(OpenEnd):
         if self._fd is not None:
             files.drop_cache(self._fd)
 
-    def version(self) -> tuple[int, int] | None:
+    def version(self) -> tuple[int, int, int] | None:
         if self._fd is None:
             return None
         with reading(self.name, 0):
-            status = os.fstat(self._fd)
-        return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+            return files.version_of(self._fd)
+
+    def settle(self) -> None:
+        if self._fd is not None:
+            files.settle(self.name, self._fd)
 
     def is_still_in_place(self) -> bool:
         return True

@@ -142,8 +142,15 @@ class TrackedProcess:
     def _end(self) -> None:
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
-        if self.wait(_GRACE_SECONDS) is not None:
-            return
+        if self.wait(_GRACE_SECONDS) is None:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the program at once: SIGSTOP to its group, then SIGKILL; and reap it. Succeeds when it has ended.
+
+        :raises volmig.errors.TransferFailed: as :meth:`close` does.
+        """
+        self._signal(signal.SIGSTOP)
         self._signal(signal.SIGKILL)
         if self.wait(_KILL_SECONDS) is not None:
             return

@@ -14,7 +14,7 @@ from volmig.transfer.ends import OpenEnd
 from volmig.transfer.progress import StageMeter
 from volmig.transfer.reading import digest_end
 from volmig.transfer.requests import agree_on_limit, check_request, unwatched
-from volmig.transfer.watch import watched
+from volmig.transfer.watch import first_mark, watched
 
 
 def verify_copy(
@@ -42,7 +42,7 @@ def verify_copy(
     :raises volmig.errors.SourceTooShort:
     :raises volmig.errors.DestinationTooShort:
     :raises volmig.errors.TransferFailed: when an end cannot be opened or read.
-    :raises volmig.errors.TransferCancelled: after :meth:`Control.cancel`.
+    :raises volmig.errors.TransferCancelled: after :meth:`Control.cancel`, or :attr:`Control.deadline_seconds`.
     """
     options = options or CopyOptions()
     control = control or Control()
@@ -55,7 +55,7 @@ def verify_copy(
     with (
         opening.open_source(source) as opened_source,
         opening.open_destination(destination, reads=True, writes=False) as opened_destination,
-        watched(opened_source, copied.source_mark if copied else opened_source.mark()),
+        watched(opened_source, copied.source_mark if copied else first_mark(opened_source)),
     ):
         opening.check_ends(opened_source, opened_destination, size_bytes)
         known = copied if copied and _has_digest(copied, size_bytes) else None

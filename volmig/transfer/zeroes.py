@@ -75,16 +75,19 @@ def _fallocate() -> Callable[[int, int, int, int], int]:
     return function
 
 
-def punch_hole(fd: int, offset: int, length: int) -> bool:
+def punch_hole(fd: int, offset: int, length: int, before: Callable[[], None]) -> bool:
     """Make *length* bytes of a regular file read as zeroes without taking room; its size stays.
 
+    :param before: called before each attempt; a signal may make more than one of them necessary.
     :returns: whether it was done; False where the file system cannot do it.
     :raises OSError: when it failed.
     """
-    while _fallocate()(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length):
+    while True:
+        before()
+        if not _fallocate()(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length):
+            return True
         number = ctypes.get_errno()
         if number in _NO_PUNCH:
             return False
         if number != errno.EINTR:
             raise OSError(number, os.strerror(number))
-    return True

@@ -14,6 +14,7 @@ from volmig import errors
 from volmig.cli.app import main
 from volmig.cli.base import BaseCommand, command_line, key_values
 from volmig.cli.migrate import VERIFY_CHOICES
+from volmig.manager.pools import BackendInfo, parse_pools
 from volmig.model import Volume, VolumeStatus
 from volmig.store.base import MigrationQuery, VolumeQuery
 from volmig.transfer.base import Verify
@@ -40,7 +41,6 @@ class RecordingEngine:
             "list_volumes": [VOLUME],
             "list_migrations": [migration()],
             "list_backends": [],
-            "list_pools": [],
             "delete_volume": None,
             "unmanage_volume": None,
         }
@@ -359,3 +359,43 @@ def test_help_and_mistakes_load_neither_engine_nor_database_nor_rich(words: list
     )
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def backend(name: str, down_reason: str = "") -> BackendInfo:
+    address = f"h@{name}#pool"
+    pool = {"total_capacity_bytes": GIB, "free_capacity_bytes": GIB, "provisioned_capacity_bytes": 0}
+    stats = {"pools": [{"pool_name": "pool", **pool}]}
+    return BackendInfo(
+        name=name,
+        address=f"h@{name}",
+        driver="file",
+        driver_version="1",
+        vendor_name="volmig",
+        storage_protocol="file",
+        volume_backend_name=name,
+        up=not down_reason,
+        down_reason=down_reason,
+        capabilities=(),
+        pools=() if down_reason else tuple(parse_pools(stats, lambda _: address).values()),
+    )
+
+
+def test_pools_of_a_backend_that_is_down_are_told_of(
+    engine: RecordingEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine.answers["list_backends"] = [backend("a"), backend("b", "its directory is\ngone"), backend("c", "no answer")]
+    assert main(["pool", "list", "-f", "json"]) == 0
+    shown = capsys.readouterr()
+    assert [pool["address"] for pool in json.loads(shown.out)] == ["h@a#pool"]
+    assert shown.err.splitlines() == [
+        "The pools of backend 'b' are missing, since it is down: its directory is\\ngone",
+        "The pools of backend 'c' are missing, since it is down: no answer",
+    ]
+    assert main(["-q", "pool", "list"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_when_all_backends_are_up(engine: RecordingEngine, capsys: pytest.CaptureFixture[str]) -> None:
+    engine.answers["list_backends"] = [backend("a")]
+    assert main(["pool", "list"]) == 0
+    assert capsys.readouterr().err == ""

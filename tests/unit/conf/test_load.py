@@ -301,7 +301,7 @@ def test_an_unknown_option_is_refused_with_a_suggestion(tmp_path: Path) -> None:
     error = caught.value
     assert error.fields["option"] == "san_adress"
     assert error.fields["source"] == str(tmp_path / "volmig.conf")
-    assert error.fields["driver"] == "san"
+    assert error.fields["reader"] == "the driver 'san'"
     assert "san_address" in error.hint
     assert "driver_migrate_timeout_seconds" not in error.hint
 

@@ -108,6 +108,73 @@ _BROKEN = {
         "os.path.normpath('volume-' + volume.backend_id)\n            return volume.host.split('#')[1], name",
         "test_hostile_id_is_refused_without_harm",
     ),
+    "NamesObjectsByName": (
+        "class driver(FakeDriver):\n        def identify_object(self, volume):\n            return volume.backend_id",
+        "test_identity_is_another_for_each_object",
+    ),
+    "RestlessIdentity": (
+        "class driver(FakeDriver):\n        def identify_object(self, volume):\n            return os.urandom(8).hex()",
+        "test_identity_is_text_that_repeats",
+    ),
+    "IdentityBySize": (
+        "class driver(FakeDriver):\n        def identify_object(self, volume):\n"
+        "            return f'{super().identify_object(volume)}-{volume.size_bytes}'",
+        "test_identity_outlasts_writing_and_extending",
+    ),
+    "IdentityByName": (
+        "class driver(FakeDriver):\n        def identify_object(self, volume):\n"
+        "            return f'{super().identify_object(volume)}-{volume.backend_id}'",
+        "test_identity_outlasts_the_rename_after_a_copy",
+    ),
+    "IdentifiesNothing": (
+        "class driver(FakeDriver):\n        def identify_object(self, volume):\n"
+        "            return super().identify_object(volume) if self.volume_exists(volume) else 'none'",
+        "test_identity_of_a_missing_object_is_an_error",
+    ),
+    "DeletesBlindly": (
+        "class driver(FakeDriver):\n        def delete_object(self, volume, identity):\n"
+        "            self.delete_volume(volume)",
+        "test_delete_object_leaves_another_object_alone",
+    ),
+    "DeletesLate": (
+        "class driver(FakeDriver):\n        def delete_object(self, volume, identity):\n"
+        "            if identity is None or len(identity) == 32:\n                self.delete_volume(volume)",
+        "test_late_delete_object_leaves_the_successor_alone",
+    ),
+    "DeletesNothing": (
+        "class driver(FakeDriver):\n        def delete_object(self, volume, identity):\n            pass",
+        "test_delete_object_removes_the_one_that_is_meant",
+    ),
+    "NeedsIdentity": (
+        "class driver(FakeDriver):\n        def delete_object(self, volume, identity):\n"
+        "            if identity is not None:\n                super().delete_object(volume, identity)",
+        "test_delete_object_without_identity_removes_what_has_the_name",
+    ),
+    "DeletesOnce": (
+        'options = {"fake_faults": ["delete_object@2:fail"]}',
+        "test_delete_object_of_an_absent_object_succeeds",
+    ),
+    "AnyStorage": (
+        "class driver(FakeDriver):\n        def do_setup(self, ctxt):\n            self.storage_identity = 'mine'",
+        "test_other_storage_is_refused_and_left_as_it_is",
+    ),
+    "AdoptsStorage": (
+        "class driver(FakeDriver):\n        storage_found = 'mine'\n        def do_setup(self, ctxt):\n"
+        "            wanted, self.storage_identity = self.storage_identity, self.storage_found\n"
+        "            if wanted not in {None, self.storage_found}:\n"
+        "                raise errors.BackendDown(backend='b', reason='other')",
+        "test_other_storage_is_refused_and_left_as_it_is",
+    ),
+    "NewStorageEachTime": (
+        "class driver(FakeDriver):\n        def do_setup(self, ctxt):\n"
+        "            self.storage_identity = os.urandom(8).hex()",
+        "test_storage_is_known_again",
+    ),
+    "ForgetsStorage": (
+        "class driver(FakeDriver):\n        def do_setup(self, ctxt):\n"
+        "            self.storage_identity = self.storage_identity or os.urandom(8).hex()",
+        "test_storage_that_was_never_seen_is_taken_as_it_is",
+    ),
     "NoMakeObject": (
         "@pytest.fixture\n    def backend(self):\n        options = {o.dest: o.default for o in "
         "FakeDriver.get_driver_options()}\n        driver = FakeDriver(host='h', backend='b', options=options)\n"

@@ -86,6 +86,7 @@ def call_of(driver, method, volume):
         "check_for_setup_error": (),
         "get_volume_stats": (),
         "extend_volume": (volume, 2 * MIB),
+        "delete_object": (volume, None),
         "initialize_connection": (volume, CONNECTOR),
         "terminate_connection": (volume, CONNECTOR),
         "migrate_volume": (CTXT, volume, host),

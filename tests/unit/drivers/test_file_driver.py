@@ -19,6 +19,7 @@ from volmig.drivers import Capability, _directory, _syscalls
 from .support import CTXT, MIB, file_driver, host_of, volume_of
 
 CONNECTOR = {"host": "h"}
+OWN = {".volmig-backend", ".volmig-gone-0000000000000000"}
 
 
 @pytest.fixture
@@ -81,7 +82,8 @@ def test_pool_that_is_a_symbolic_link_is_refused(tmp_path):
 
 
 def test_two_backends_cannot_share_a_directory(driver, path):
-    assert json.loads((path / ".volmig-backend").read_text()) == {"backend": "files"}
+    marker = json.loads((path / ".volmig-backend").read_text())
+    assert marker == {"backend": "files", "storage": driver.storage_identity}
     with pytest.raises(errors.BackendSetupFailed, match="belongs to the backend 'files'") as caught:
         file_driver(path, backend="other")
     assert ".volmig-backend" in caught.value.hint
@@ -242,7 +244,7 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     volume = volume_of(driver, size_bytes=2 * driver.get_volume_stats()["pools"][0]["total_capacity_bytes"])
     with pytest.raises(errors.DiskFull):
         driver.create_volume(volume)
-    assert [each.name for each in tmp_path.iterdir()] == [".volmig-backend"]
+    assert {each.name for each in tmp_path.iterdir()} == OWN
 
 
 def test_read_only_backend_makes_nothing_new(tmp_path):
@@ -274,12 +276,12 @@ def test_crash_while_creating_leaves_only_what_setup_clears(driver, path):
     process.join(30)
     assert process.exitcode == 9
     process.close()
-    leftovers = {each.name for each in path.iterdir()} - {".volmig-backend"}
+    leftovers = {each.name for each in path.iterdir()} - OWN
     assert len(leftovers) == 1
     assert leftovers.pop().startswith(".volmig-new-")
     (path / ".volmig-new-not-ours").write_text("kept")
     file_driver(path)
-    assert {each.name for each in path.iterdir()} == {".volmig-backend", ".volmig-new-not-ours"}
+    assert {each.name for each in path.iterdir()} == {*OWN, ".volmig-new-not-ours"}
 
 
 def test_setup_leaves_the_temporary_file_of_a_living_process(driver, path):

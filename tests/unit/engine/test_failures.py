@@ -104,7 +104,8 @@ def test_a_driver_that_hangs_past_its_time(make_world: Callable[..., World], met
     driver = world.fake("right")
     driver.faults.add(f"{method}@1:hang")
     final = world.engine.migrate(volume.id, DESTINATION, force_host_copy=True).wait(LONG)
-    world.assert_failed(volume, final, "driver-timeout")
+    late_call = method == "create_volume"
+    world.assert_failed(volume, final, "driver-timeout", late_call=late_call)
     assert method in final.error_message
     calls = len(driver.calls)
     driver.faults.release()
@@ -113,7 +114,7 @@ def test_a_driver_that_hangs_past_its_time(make_world: Callable[..., World], met
         until(lambda: "delete_volume" in [name for name, _ in driver.calls[calls:]])
         until(lambda: world.objects("right") == [])
     until(lambda: not any(thread.name.startswith("volmig-right-") for thread in threading.enumerate()))
-    world.assert_failed(volume, final, "driver-timeout")
+    world.assert_failed(volume, final, "driver-timeout", late_call=late_call)
 
 
 def test_a_handle_that_comes_past_its_time_is_closed(make_world: Callable[..., World]) -> None:

@@ -271,7 +271,7 @@ def test_what_cannot_be_cleared_up_after_a_cancellation_is_told(make_world: Call
     """Cancelled means that nothing of it is left."""
     world = make_world(kind="path")
     volume, handle = begin_slowly(world)
-    world.fake("right").faults.add("delete_volume:fail")
+    world.fake("right").faults.add("delete_object:fail")
     handle.cancel()
     final = handle.wait(LONG)
     assert (final.phase, final.error_code) == (Phase.ERROR, "object-left-behind")

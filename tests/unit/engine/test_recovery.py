@@ -274,7 +274,7 @@ def test_who_lost_the_lease_before_the_commit_does_not_commit(make_world: Callab
 def moved_with_leftover(world: World) -> tuple[Volume, RetiredObject]:
     """Move a volume whose old storage cannot be deleted."""
     volume = world.create()
-    world.fake("left").faults.add("delete_volume:fail")
+    world.fake("left").faults.add("delete_object:fail")
     world.engine.migrate(volume.id, DESTINATION, force_host_copy=True).result(LONG)
     (retired,) = world.rows()["retired"]
     assert (retired.host, retired.volume_id) == (SOURCE, volume.id)
@@ -289,7 +289,7 @@ def test_old_storage_that_could_not_be_deleted_is_deleted_later(make_world: Call
     world.engine.recover()
     (tried,) = world.rows()["retired"]
     assert tried.attempts > retired.attempts
-    assert "delete_volume" in tried.last_error
+    assert "delete_object" in tried.last_error
     world.fake("left").faults.clear()
     world.engine.recover()
     world.assert_at(volume, DESTINATION, Phase.SUCCESS)
@@ -299,7 +299,7 @@ def test_a_half_made_copy_that_could_not_be_deleted_is_deleted_later(make_world:
     world = make_world(kind="path")
     volume = world.create()
     world.fake("right").faults.add("initialize_connection:fail")
-    world.fake("right").faults.add("delete_volume:fail")
+    world.fake("right").faults.add("delete_object:fail")
     final = world.engine.migrate(volume.id, DESTINATION, force_host_copy=True).wait(LONG)
     assert final.error_code == "driver-failed"
     assert len(world.objects("right")) == 1
@@ -389,7 +389,7 @@ def test_recovery_notes_every_new_owner(make_world: Callable[..., World]) -> Non
         handle.wait(LONG)
     take_from(world, handle.id)
     world.engine.recover()
-    until(lambda: any(entry.epoch == 2 for entry in world.engine.history(handle.id)))
+    until(lambda: any(entry.epoch == 2 and entry.kind is EntryKind.INTENT for entry in world.engine.history(handle.id)))
     world.engine.cancel_migration(handle.id)
     world.engine.migration(handle.id).wait(LONG)
     world.assert_at(volume, SOURCE, Phase.CANCELLED)

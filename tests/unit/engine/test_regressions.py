@@ -128,7 +128,7 @@ def test_limit_changed(make_world: MakeWorld) -> None:
         method=Method.BLOCK,
         bandwidth_limit_bytes=100,
     )
-    owned = OwnedMigration(m, renewed_at=0.0)
+    owned = OwnedMigration(m)
     owned.record(replace(m, bandwidth_limit_bytes=0))
     assert owned.control.limit_bytes == 0
 

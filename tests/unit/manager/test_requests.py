@@ -36,7 +36,7 @@ class Sizes(unittest.TestCase):
     [
         (status, operation, status in allowed)
         for operation, allowed in {
-            "delete": {"available", "error", "creating", "deleting"},
+            "delete": {"available", "error", "creating", "deleting", "extending"},
             "extend": {"available", "error", "extending"},
             "unmanage": {"available", "error"},
             "attach": {"available", "in-use"},

@@ -85,7 +85,7 @@ DRIVER_CALLS = [
     ("left", "initialize_connection"),
     ("left", "terminate_connection"),
     ("left", "open_volume"),
-    ("left", "delete_volume"),
+    ("left", "delete_object"),
     ("left", "migrate_volume"),
     ("right", "create_volume"),
     ("right", "initialize_connection"),
@@ -107,7 +107,7 @@ def test_failing_driver_call(tmp_path: Path, kind: Kind, backend: str, method: s
     owned = world.run(migration)
     called = [name for name, _ in driver.calls[before:]]  # type: ignore[attr-defined]
     driver.faults.clear()  # type: ignore[attr-defined]
-    if method not in called or method == "delete_volume":
+    if method not in called or method == "delete_object":
         # It plays no part in this way, or it comes after the commit point.
         assert owned.error is None
         world.assert_at_destination(migration)

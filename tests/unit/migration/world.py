@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +124,7 @@ class World:
         before: Callable[[OwnedMigration], None] = lambda _: None,
     ) -> OwnedMigration:
         """Run a migration to its end in this thread."""
-        owned = OwnedMigration(migration, renewed_at=time.monotonic())
+        owned = OwnedMigration(migration)
         before(owned)
         MigrationRunner(store or self.store, self.backends, self.settings, owned, steps_for=steps).run()
         return owned

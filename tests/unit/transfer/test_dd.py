@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from volmig import errors
-from volmig.transfer import Control, CopyJob, CopyOptions, HelperProcess, Verify, copy
+from volmig.transfer import Control, CopyJob, CopyOptions, HelperProcess, Verify, boottime_seconds, copy
 from volmig.transfer.dd import DdEngine
 from volmig.transfer.process import TrackedProcess, start_time_ticks
 
@@ -131,6 +131,50 @@ def test_a_limit_set_while_it_runs_holds_the_program(endless: tuple[str, Path]) 
     running.control.limit_bytes = 0
     wait_for(lambda: state_of(running.pid) in "RSD")
     assert running.end() < 1
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_dd_is_killed_at_the_deadline(
+    endless: tuple[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    held: bool,
+) -> None:
+    running = Running(endless)
+    if held:
+        running.control.pause()
+        wait_for(lambda: state_of(running.pid) == "T")
+    sent: list[int] = []
+    real = os.killpg
+
+    def killpg(group: int, number: int) -> None:
+        sent.append(number)
+        real(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    begun = time.monotonic()
+    running.control.deadline_seconds = boottime_seconds()
+    running.thread.join(5)
+    assert time.monotonic() - begun < 1
+    assert isinstance(running.error, errors.TransferCancelled)
+    assert sent == [signal.SIGSTOP, signal.SIGKILL]
+    assert not Path(f"/proc/{running.pid}").exists()
+
+
+def test_dd_does_not_begin_after_the_deadline(tmp_path: Path) -> None:
+    now = [100.0]
+    control = Control(boot_clock=lambda: now[0])
+    control.deadline_seconds = 101.0
+    source, destination = make_file(tmp_path / "source", MIB, [(0, MIB)]), make_file(tmp_path / "destination", MIB)
+    with pytest.raises(errors.TransferCancelled):
+        copy(
+            source,
+            destination,
+            size_bytes=MIB,
+            options=CopyOptions(engine="dd", verify=Verify.NONE),
+            control=control,
+            on_process=lambda _: now.__setitem__(0, 101.0),
+        )
+    assert destination.read_bytes() == bytes(MIB)
 
 
 def test_a_program_killed_by_somebody_else_is_a_failure(endless: tuple[str, Path]) -> None:

@@ -48,6 +48,7 @@ def upgrade() -> None:
     _make_journal()
     _make_retired()
     _make_reservations()
+    _make_backends()
 
 
 def _make_volumes() -> None:
@@ -153,6 +154,7 @@ def _make_retired() -> None:
         _integer("size_bytes"),
         _long("provider_location", nullable=True),
         _long("provider_id", nullable=True),
+        _long("identity", nullable=True),
         _text("format"),
         _integer("delete_after", nullable=True),
         _integer("attempts"),
@@ -183,3 +185,13 @@ def _make_reservations() -> None:
         **_OPTIONS,
     )
     op.create_index("ix_reservations_host", "reservations", ["host"])
+
+
+def _make_backends() -> None:
+    op.create_table(
+        "backends",
+        _text("address"),
+        _long("storage_identity"),
+        sa.PrimaryKeyConstraint("address"),
+        **_OPTIONS,
+    )
