@@ -7,10 +7,13 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from volmig import errors
 from volmig.model import EntryKind, JournalEntry
+from volmig.transfer import HelperProcess
 
 LOG = logging.getLogger(__name__)
 
@@ -18,6 +21,11 @@ HELPER_NOTE = "helper-process"
 """Subject of the journal entry that names a program which an engine started."""
 
 _PATIENCE_SECONDS = 5.0
+
+
+def helper_facts(process: HelperProcess, *, host: str) -> dict[str, Any]:
+    """Return what the journal says of a program, enough to find it again, and no other, after a crash."""
+    return {"host": host, "boot": _boot_id(), **asdict(process)}
 
 
 def stop_helpers(entries: Iterable[JournalEntry], *, host: str) -> None:
@@ -28,8 +36,15 @@ def stop_helpers(entries: Iterable[JournalEntry], *, host: str) -> None:
     :raises volmig.errors.InternalError: when one does not go.
     """
     for entry in entries:
-        if entry.kind is EntryKind.NOTE and entry.subject == HELPER_NOTE and entry.data["host"] == host:
+        if entry.kind is not EntryKind.NOTE or entry.subject != HELPER_NOTE:
+            continue
+        if (entry.data["host"], entry.data["boot"]) == (host, _boot_id()):
             _stop(int(entry.data["pid"]), int(entry.data["start_time_ticks"]), str(entry.data["program"]))
+
+
+def _boot_id() -> str:
+    """Return the kernel's id of this boot: process ids and start times mean nothing after another."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _stop(pid: int, start_time_ticks: int, program: str) -> None:

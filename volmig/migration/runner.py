@@ -75,6 +75,8 @@ class MigrationRunner:
         phase = self._owned.migration.phase
         if phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
             return self._persistently(lambda: self._back(self._interruption(), phase))
+        # A request to cancel is refused from this phase on; so one that is on record has been found impossible.
+        self._must_go_forward = phase is Phase.COMPLETING and bool(self._owned.migration.cancel_requested_by)
         try:
             if self._move.was_begun_before("copy") and not self._move.is_done("copy"):
                 self._begin_copy_afresh()
@@ -251,24 +253,20 @@ class MigrationRunner:
 
     def _end_at_source(self, reason: errors.VolmigError, phase: Phase) -> errors.VolmigError:
         move = self._move
-        # Cancelled means that nothing of it is left.
-        final = Phase.CANCELLED if phase is Phase.CANCELLING and self._left_behind is None else Phase.ERROR
-        if phase is Phase.CANCELLING and self._left_behind is not None:
-            reason = self._left_behind
+        final = Phase.CANCELLED if phase is Phase.CANCELLING else Phase.ERROR
         with move.recording() as recording:
+            message = recording.migration.error_message
+            if final is Phase.CANCELLED and self._left_behind is not None:
+                # Cancelled would mean that nothing of it is left.
+                final, reason = Phase.ERROR, self._left_behind
+                message = reason.message
+                recording.update_migration(error_code=reason.code, error_message=message, error_hint=reason.hint)
             move.enter(recording, final)
             recording.transaction.release(move.migration.id)
-            recording.update_migration(
-                error_code=reason.code,
-                error_message=reason.message,
-                error_hint=reason.hint,
-                finished_at=recording.transaction.now(),
-                eta_seconds=None,
-                owner="",
-            )
+            recording.update_migration(finished_at=recording.transaction.now(), eta_seconds=None, owner="")
             recording.update_volume(
                 status=self._restored_status(),
-                status_reason="" if final is Phase.CANCELLED else reason.message,
+                status_reason="" if final is Phase.CANCELLED else message,
                 migration_id=None,
                 **move.source_update,
             )

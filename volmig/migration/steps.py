@@ -9,14 +9,14 @@ from __future__ import annotations
 import abc
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from volmig import errors
 from volmig.drivers.base import Capability, VolumeUpdate
 from volmig.migration.connect import connect, disconnect
-from volmig.migration.helpers import HELPER_NOTE
+from volmig.migration.helpers import HELPER_NOTE, helper_facts
 from volmig.migration.move import Move, Recording
 from volmig.model import EntryKind, Method, Phase, RetiredObject, Volume
 from volmig.transfer import CopyOptions, End, HelperProcess, Verify, check_unchanged, copy_data, verify_copy
@@ -133,7 +133,7 @@ class Copy(Step):
     def run(self, move: Move) -> Facts:
         def on_process(process: HelperProcess) -> None:
             with move.recording():
-                move.note(EntryKind.NOTE, HELPER_NOTE, {"host": move.backends.host, **asdict(process)})
+                move.note(EntryKind.NOTE, HELPER_NOTE, helper_facts(process, host=move.backends.host))
 
         source, destination = _ends(move)
         copied = move.copied = copy_data(

@@ -94,7 +94,7 @@ class FailingStore:
 
     def __init__(self, store: Store, *, fail_at: int, when: When) -> None:
         self._store = store
-        self._fail_at = fail_at
+        self.fail_at = fail_at
         self._when = when
         self._lock = threading.Lock()
         self.writes = 0
@@ -107,13 +107,29 @@ class FailingStore:
     def writing(self) -> Iterator[WriteTransaction]:
         with self._lock:
             self.writes += 1
-            fails = self.writes == self._fail_at
+            fails = self._fails()
         with self._store.writing() as transaction:
             yield transaction
             if fails and self._when is When.BEFORE:
-                raise InjectedFailure(f"write transaction {self._fail_at} is undone")
+                raise InjectedFailure(f"write transaction {self.fail_at} is undone")
         if fails:
-            raise InjectedFailure(f"write transaction {self._fail_at} is committed")
+            raise InjectedFailure(f"write transaction {self.fail_at} is committed")
+
+    def _fails(self) -> bool:
+        return self.writes == self.fail_at
 
     def close(self) -> None:
         self._store.close()
+
+
+class DyingStore(FailingStore):
+    """A store of which every write transaction fails from one on: the worker that uses it is as good as dead.
+
+    :param fail_at: number of the first failing write transaction; may be changed while it is used.
+    """
+
+    def __init__(self, store: Store, *, fail_at: int) -> None:
+        super().__init__(store, fail_at=fail_at, when=When.BEFORE)
+
+    def _fails(self) -> bool:
+        return self.writes >= self.fail_at

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.migration.world import KINDS, Kind, World
-from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS
+from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS, steps_for
 from volmig.model import EntryKind, Method, Phase
-from volmig.testing.faults import FailingStore, InjectedFailure, When, failing_steps
+from volmig.testing.faults import DyingStore, FailingStep, FailingStore, InjectedFailure, When, failing_steps
 
 
 def step_points() -> list[pytest.param]:
@@ -122,13 +122,6 @@ def test_failing_driver_call(tmp_path: Path, kind: Kind, backend: str, method: s
 def test_a_second_worker_goes_on_wherever_the_first_has_left(tmp_path: Path, kind: Kind) -> None:
     """The first worker's store breaks for good at each write in turn; the second one finishes what it left."""
 
-    class DyingStore(FailingStore):
-        def writing(self):  # type: ignore[no-untyped-def]
-            if self.writes + 1 >= self._fail_at:
-                self.writes += 1
-                raise InjectedFailure("the worker is dead")
-            return super().writing()
-
     die_at = 0
     while True:
         die_at += 1
@@ -136,7 +129,7 @@ def test_a_second_worker_goes_on_wherever_the_first_has_left(tmp_path: Path, kin
         directory.mkdir()
         world = World(directory, kind)
         migration = world.accept()
-        store = DyingStore(world.store, fail_at=die_at, when=When.BEFORE)
+        store = DyingStore(world.store, fail_at=die_at)
         world.run(migration, store=store)
         if store.writes < die_at:
             break
@@ -155,16 +148,12 @@ def test_cancelled_before_any_step(tmp_path: Path, kind: Kind, step: str) -> Non
     migration = world.accept()
     asked: list[str] = []
 
-    from volmig.migration.steps import steps_for
-
     def steps(method: Method):  # type: ignore[no-untyped-def]
         chosen = steps_for(method)
         for each in chosen:
             if each.name == step and not asked:
                 return [_Cancelling(each, world, migration.id, asked) if each is other else other for other in chosen]
         return chosen
-
-    from volmig.testing.faults import FailingStep
 
     class _Cancelling(FailingStep):
         def __init__(self, wrapped, world, migration_id, asked):  # type: ignore[no-untyped-def]
