@@ -86,5 +86,13 @@ def call_with_timeout(
         call.error, _NOT_FOR_DRIVERS
     ):
         raise call.error
-    reason = f"{type(call.error).__name__}: {call.error}"
-    raise errors.DriverFailed(backend=backend, method=method, reason=reason) from call.error
+    raise errors.DriverFailed(backend=backend, method=method, reason=_one_line(call.error)) from call.error
+
+
+def _one_line(error: BaseException) -> str:
+    """Describe an error of a driver, which may have several lines, or fail to say what it is."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001
+        text = "it has no text"
+    return f"{type(error).__name__}: {text}"

@@ -110,6 +110,7 @@ class VolumeManager:
         )
         volume = self._ready(volume_id, "delete", allowed)
         backend = self._backends.of(volume)
+        self._require_in_service(backend, volume)
         if volume.status is not VolumeStatus.DELETING:
             volume = self._update(volume, status=VolumeStatus.DELETING)
         try:
@@ -120,6 +121,19 @@ class VolumeManager:
         with self._store.writing() as transaction:
             transaction.release(volume.id)
             transaction.remove_volume(volume)
+
+    @staticmethod
+    def _require_in_service(backend: Backend, volume: Volume) -> None:
+        """Refuse what a backend that is out of service cannot do, before anything is changed for it.
+
+        :raises volmig.errors.BackendDown:
+        """
+        try:
+            backend.volume_exists(volume)
+        except errors.BackendDown:
+            raise
+        except errors.VolmigError as error:
+            LOG.debug("volume %s cannot be looked at: %s", volume.id, error)
 
     # --- extend -------------------------------------------------------------------------------
 

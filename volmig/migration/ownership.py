@@ -210,6 +210,8 @@ class LeaseKeeper:
         live = owned.migration
         try:
             with self._store.writing() as transaction:
+                # The turn may have come too late.
+                owned.check()
                 current = transaction.renew_lease(live, lease_seconds=self._settings.lease_seconds)
                 if not current.phase.is_final:
                     current = transaction.update_migration(live, **_progress_of(live))

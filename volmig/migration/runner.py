@@ -20,7 +20,7 @@ from volmig.migration.move import Move, Recording
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.request import host_method
 from volmig.migration.settings import Settings
-from volmig.migration.steps import CannotGoBack, Declined, DriverMove, Step, steps_for
+from volmig.migration.steps import CannotGoBack, Copy, CreateDestination, Declined, DriverMove, Step, steps_for
 from volmig.model import EntryKind, Method, Migration, Phase, VolumeStatus
 from volmig.store import Store
 
@@ -78,7 +78,7 @@ class MigrationRunner:
         # A request to cancel is refused from this phase on; so one that is on record has been found impossible.
         self._must_go_forward = phase is Phase.COMPLETING and bool(self._owned.migration.cancel_requested_by)
         try:
-            if self._move.was_begun_before("copy") and not self._move.is_done("copy"):
+            if self._is_copy_of_another():
                 self._begin_copy_afresh()
             self._forward()
             self._finish()
@@ -108,11 +108,17 @@ class MigrationRunner:
             else:
                 return
 
+    def _is_copy_of_another(self) -> bool:
+        """Say whether an earlier owner was to make the copy's object, under the present id, and has not filled it."""
+        move = self._move
+        made_as = move.intended(CreateDestination.name, "id")
+        return made_as == move.migration.destination_id and not move.is_done(Copy.name)
+
     def _begin_copy_afresh(self) -> None:
-        """Give up the object that an earlier owner was copying to, and use a new one under a new id.
+        """Give up the object that an earlier owner was making or copying to, and use a new one under a new id.
 
         The earlier owner may only have been paused, and have a write under way: it must not reach what will be the
-        volume.
+        volume. Nor must the end of a creation that takes back what it finds to be made too late.
         """
         move = self._move
         for step in reversed(self._steps_begun()):

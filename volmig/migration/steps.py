@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from volmig import errors
 from volmig.drivers.base import Capability, VolumeUpdate
+from volmig.manager.backend import Backend
 from volmig.migration.connect import connect, disconnect
 from volmig.migration.helpers import HELPER_NOTE, helper_facts
 from volmig.migration.move import Move, Recording
@@ -292,9 +293,17 @@ class DriverMove(Step):
             raise _doubt(move, f"{error.message} It may still be bringing it back") from error
         except errors.VolmigError as error:
             # It may have come back all the same.
-            if _outcome_of_driver(move) is not None:
+            back_at = _outcome_of_move(move, move.destination, there, move.migration.source)
+            if back_at is None:
                 raise CannotGoBack(outcome) from error
-            moved, update = True, {"provider_location": None, "provider_id": None}
+            moved, update = (
+                True,
+                VolumeUpdate(
+                    _name_id=back_at["name_id"],
+                    provider_location=back_at["provider_location"],
+                    provider_id=back_at["provider_id"],
+                ),
+            )
         if not moved:
             raise CannotGoBack(outcome)
         place = _place(update, there, name_id=there.name_id)
@@ -451,23 +460,31 @@ def _outcome_of_driver(move: Move) -> Facts | None:
 
     :raises volmig.errors.LocationDoubtful: when the drivers cannot say.
     """
-    here = move.source_volume
-    there = replace(here, host=move.migration.destination, provider_location=None, provider_id=None)
+    name_id = move.recorded(DriverMove.name, "name_id")
+    return _outcome_of_move(move, move.source, move.source_volume, move.migration.destination, name_id=name_id)
+
+
+def _outcome_of_move(
+    move: Move, mover: Backend, here: Volume, host: str, *, name_id: str | None = None
+) -> Facts | None:
+    """Return what *mover* has made of *here* by moving it to the pool *host*, or None when it is where it was.
+
+    :param name_id: the name that it has there, if that is known already.
+    :raises volmig.errors.LocationDoubtful: when the drivers cannot say.
+    """
+    there = replace(here, host=host, provider_location=None, provider_id=None)
     try:
         try:
-            host = move.backends.as_destination(move.migration.destination)
-            arrived, update = move.source.recover_migration(move.context, here, host)
+            arrived, update = mover.recover_migration(move.context, here, move.backends.as_destination(host))
             return _place(update, there, name_id=there.name_id) if arrived else None
         except NotImplementedError:
-            at_source = move.source.volume_exists(here)
-            at_destination = move.destination.volume_exists(there)
+            is_here = mover.volume_exists(here)
+            is_there = move.backends.at(host).volume_exists(there)
     except errors.VolmigError as error:
         raise _doubt(move, f"the drivers cannot tell ({error.message})") from error
-    if at_source == at_destination:
-        raise _doubt(move, "both places have it" if at_source else "neither place has it")
-    if not at_destination:
-        return None
-    return _place({}, there, name_id=move.recorded(DriverMove.name, "name_id") or there.name_id)
+    if is_here == is_there:
+        raise _doubt(move, "both places have it" if is_here else "neither place has it")
+    return _place({}, there, name_id=name_id or there.name_id) if is_there else None
 
 
 def _place(update: Mapping[str, Any], volume: Volume, *, name_id: str | None) -> dict[str, Any]:

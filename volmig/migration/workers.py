@@ -13,7 +13,7 @@ from volmig.manager.backends import Backends
 from volmig.migration.ownership import LeaseKeeper, OwnedMigration
 from volmig.migration.runner import MigrationRunner
 from volmig.migration.settings import Settings
-from volmig.model import Migration
+from volmig.model import Migration, Phase
 from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -119,6 +119,10 @@ class WorkerPool:
     def _run(self, owned: OwnedMigration) -> None:
         try:
             runner = MigrationRunner(self._store, self._backends, self._settings, owned)
+        except errors.VolumeNotFound as gone:
+            LOG.warning("migration %s is ended: %s", owned.migration.id, gone)
+            self._end_without_volume(owned, gone)
+            owned.end(gone)
         except Exception as error:
             LOG.exception("migration %s cannot be run", owned.migration.id)
             owned.end(error)
@@ -126,3 +130,28 @@ class WorkerPool:
             runner.run()
         finally:
             self._leases.drop(owned.migration.id)
+
+    def _end_without_volume(self, owned: OwnedMigration, gone: errors.VolumeNotFound) -> None:
+        """End a migration whose volume is no longer recorded, so that nobody waits for it in vain.
+
+        Nothing is deleted: what it has made may be all that is left of the volume.
+        """
+        try:
+            with self._store.writing() as transaction:
+                migration = transaction.get_migration(owned.migration.id)
+                if migration.phase not in (Phase.CANCELLING, Phase.ROLLING_BACK):
+                    migration = transaction.update_migration(migration, phase=Phase.ROLLING_BACK)
+                transaction.release(migration.id)
+                migration = transaction.update_migration(
+                    migration,
+                    phase=Phase.ERROR,
+                    error_code=gone.code,
+                    error_message=gone.message,
+                    error_hint=gone.hint,
+                    finished_at=transaction.now(),
+                    owner="",
+                )
+        except errors.VolmigError:
+            LOG.exception("migration %s cannot be ended", owned.migration.id)
+        else:
+            owned.record(migration)

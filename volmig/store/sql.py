@@ -1,4 +1,4 @@
-"""The store that volmig brings: SQLite. It is written for MariaDB, MySQL and PostgreSQL too, but not yet tested there."""
+"""The store that volmig brings: SQLite. It is written for MariaDB and PostgreSQL too, but not yet tested there."""
 
 from __future__ import annotations
 
