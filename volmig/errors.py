@@ -515,14 +515,6 @@ class VerificationFailed(OperatorError):
     hint_template = "The destination storage is not trustworthy; check it before trying again."
 
 
-class CheckpointMismatch(OperatorError):
-    """A checkpoint belongs to another copy."""
-
-    code = "checkpoint-mismatch"
-    template = "The checkpoint does not belong to this copy: {reason}."
-    hint_template = "Start the copy afresh, without the checkpoint."
-
-
 class DriverFailed(OperatorError):
     """A driver call raised an error of its own."""
 
