@@ -120,6 +120,7 @@ class VolumeManager:
             raise
         with self._store.writing() as transaction:
             transaction.release(volume.id)
+            transaction.release(_extension_id(volume))
             transaction.remove_volume(volume)
 
     @staticmethod
@@ -163,14 +164,15 @@ class VolumeManager:
 
     def _extend(self, volume_id: str, new_size_bytes: int) -> Volume:
         # Looked at before a migration is made to give way: a request that is refused changes nothing.
-        self._growth(self._get(volume_id), new_size_bytes)
+        volume = self._get(volume_id)
+        self._backends.pool_with_room(volume.host, _growth(volume, new_size_bytes))
         volume = self._ready(volume_id, "extend", (VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.EXTENDING))
         if volume.status is VolumeStatus.EXTENDING:
             volume = self._end_lost_extend(volume)
             if volume.size_bytes == new_size_bytes:
                 return self._update(volume, status=VolumeStatus.AVAILABLE, status_reason="")
-        grown = self._growth(volume, new_size_bytes)
-        reservation = Reservation(id=f"extend-{volume.id}", host=volume.host, size_bytes=grown)
+        grown = _growth(volume, new_size_bytes)
+        reservation = Reservation(id=_extension_id(volume), host=volume.host, size_bytes=grown)
         with self._store.writing() as transaction:
             # A crash during an earlier attempt may have left one of another size.
             transaction.release(reservation.id)
@@ -191,23 +193,15 @@ class VolumeManager:
                 raise
             LOG.warning("volume %s was extended, though its driver reported: %s", volume.id, error)
         with self._store.writing() as transaction:
-            transaction.release(f"extend-{volume.id}")
+            transaction.release(_extension_id(volume))
             return transaction.update_volume(
                 volume, size_bytes=new_size_bytes, status=VolumeStatus.AVAILABLE, status_reason=""
             )
 
-    def _growth(self, volume: Volume, new_size_bytes: int) -> int:
-        """Return by how many bytes a volume is to grow, if there is room for them."""
-        if new_size_bytes <= volume.size_bytes:
-            raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)
-        grown = new_size_bytes - volume.size_bytes
-        self._backends.pool_with_room(volume.host, grown)
-        return grown
-
     def _end_lost_extend(self, volume: Volume) -> Volume:
         """Record what an extension made whose process has died: its reservation tells the size that it wanted."""
         with self._store.reading() as view:
-            held = [each for each in view.list_reservations(volume.host) if each.id == f"extend-{volume.id}"]
+            held = [each for each in view.list_reservations(volume.host) if each.id == _extension_id(volume)]
         backend = self._backends.of(volume)
         for lost in held:
             size_bytes = volume.size_bytes + lost.size_bytes
@@ -221,7 +215,7 @@ class VolumeManager:
         # A call that did not end in time may enlarge it yet.
         whole = not isinstance(error, errors.DriverTimeout) and self._has_size(backend, volume, volume.size_bytes)
         with self._store.writing() as transaction:
-            transaction.release(f"extend-{volume.id}")
+            transaction.release(_extension_id(volume))
             transaction.update_volume(
                 volume,
                 status=VolumeStatus.AVAILABLE if whole else VolumeStatus.ERROR,
@@ -233,10 +227,8 @@ class VolumeManager:
         """Say whether the driver sees the volume with this size, as far as it can tell."""
         if not backend.can(Capability.LOCAL_PATH):
             return False
-        sized = replace(volume, size_bytes=size_bytes)
         try:
-            backend.initialize_connection(sized)
-            backend.terminate_connection(sized)
+            backend.check_object(replace(volume, size_bytes=size_bytes))
         except errors.VolmigError:
             return False
         return True
@@ -363,6 +355,18 @@ class VolumeManager:
     def _update(self, volume: Volume, **changes: Any) -> Volume:
         with self._store.writing() as transaction:
             return transaction.update_volume(volume, **changes)
+
+
+def _extension_id(volume: Volume) -> str:
+    """Return the id of the reservation for an extension of a volume."""
+    return f"extend-{volume.id}"
+
+
+def _growth(volume: Volume, new_size_bytes: int) -> int:
+    """Return by how many bytes a volume is to grow. :raises volmig.errors.SizeTooSmall: when it is not to grow."""
+    if new_size_bytes <= volume.size_bytes:
+        raise errors.SizeTooSmall(volume=volume.id, present=volume.size_bytes, wanted=new_size_bytes)
+    return new_size_bytes - volume.size_bytes
 
 
 def check_size(size_bytes: object) -> None:

@@ -117,6 +117,13 @@ class Move:
         """Whether the commit point is passed: the record names the destination."""
         return self._volume.host == self.migration.destination
 
+    def doubt(self, reason: str) -> errors.LocationDoubtful:
+        """Return the error that says that nobody can tell where the volume is, naming both places."""
+        migration = self.migration
+        return errors.LocationDoubtful(
+            volume=migration.volume_id, source=migration.source, destination=migration.destination, reason=reason
+        )
+
     # --- journal ------------------------------------------------------------------------------
 
     def has(self, kind: EntryKind, step: str) -> bool:

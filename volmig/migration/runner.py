@@ -315,12 +315,7 @@ class MigrationRunner:
             LOG.warning("migration %s: the source could not be looked at: %s", move.migration.id, error)
             return
         if not seen:
-            raise errors.LocationDoubtful(
-                volume=move.volume.id,
-                source=move.migration.source,
-                destination=move.migration.destination,
-                reason=f"it is not seen at its source, after: {reason.message}",
-            )
+            raise move.doubt(f"it is not seen at its source, after: {reason.message}")
 
     def _go_forward_after_all(self, forward: CannotGoBack) -> None:
         """Commit a driver's own migration that has arrived and cannot be taken back."""

@@ -89,7 +89,7 @@ class CreateDestination(Step):
     def undo(self, move: Move) -> None:
         # A copy is only ever deleted while the original is seen to be there.
         if not move.source.volume_exists(move.source_volume):
-            raise _doubt(move, f"it is not seen at its source, so the copy {move.migration.destination_id} is kept")
+            raise move.doubt(f"it is not seen at its source, so the copy {move.migration.destination_id} is kept")
         identity = move.recorded(self.name, "identity")
         present = [volume for volume in _names_of_copy(move) if move.destination.volume_exists(volume)]
         for volume in present or _renamed_out_of_sight(move):
@@ -244,7 +244,7 @@ class RetireSource(Step):
     def run(self, move: Move) -> Facts:
         # The old storage is only ever deleted while the volume is seen to be at its new place.
         if not move.destination.volume_exists(move.volume):
-            raise _doubt(move, "it is not seen at its destination, so its old storage is kept")
+            raise move.doubt("it is not seen at its destination, so its old storage is kept")
         move.source.delete_object(move.source_volume, move.recorded_source("identity"))
         return {}
 
@@ -270,7 +270,7 @@ class DriverMove(Step):
         try:
             moved, update = move.source.migrate_volume(move.context, move.source_volume, host)
         except errors.DriverTimeout as error:
-            raise _doubt(move, f"{error.message} It may still be moving it") from error
+            raise move.doubt(f"{error.message} It may still be moving it") from error
         if not moved:
             raise Declined("the driver declined")
         here = move.source_volume
@@ -290,7 +290,7 @@ class DriverMove(Step):
             back = move.backends.as_destination(move.migration.source)
             moved, update = move.destination.migrate_volume(move.context, there, back)
         except errors.DriverTimeout as error:
-            raise _doubt(move, f"{error.message} It may still be bringing it back") from error
+            raise move.doubt(f"{error.message} It may still be bringing it back") from error
         except errors.VolmigError as error:
             # It may have come back all the same.
             back_at = _outcome_of_move(move, move.destination, there, move.migration.source)
@@ -310,7 +310,7 @@ class DriverMove(Step):
         move.source_update = {key: place[key] for key in _PLACE}
 
     def leave(self, move: Move, recording: Recording, error: errors.VolmigError) -> None:
-        raise _doubt(move, f"bringing it back failed ({error.message})")
+        raise move.doubt(f"bringing it back failed ({error.message})")
 
 
 class CutOverDriverMove(Step):
@@ -481,9 +481,9 @@ def _outcome_of_move(
             is_here = mover.volume_exists(here)
             is_there = move.backends.at(host).volume_exists(there)
     except errors.VolmigError as error:
-        raise _doubt(move, f"the drivers cannot tell ({error.message})") from error
+        raise move.doubt(f"the drivers cannot tell ({error.message})") from error
     if is_here == is_there:
-        raise _doubt(move, "both places have it" if is_here else "neither place has it")
+        raise move.doubt("both places have it" if is_here else "neither place has it")
     return _place({}, there, name_id=name_id or there.name_id) if is_there else None
 
 
@@ -495,12 +495,6 @@ def _place(update: Mapping[str, Any], volume: Volume, *, name_id: str | None) ->
         "provider_id": update.get("provider_id", volume.provider_id),
         "metadata": dict(update.get("metadata", {})),
     }
-
-
-def _doubt(move: Move, reason: str) -> errors.LocationDoubtful:
-    return errors.LocationDoubtful(
-        volume=move.volume.id, source=move.migration.source, destination=move.migration.destination, reason=reason
-    )
 
 
 def _retired_id(move: Move, volume: Volume) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.manager.world import SIZE, World
 from tests.unit.waiting import let_go, until
 from volmig import errors
-from volmig.model import Volume, VolumeStatus
+from volmig.model import Reservation, Volume, VolumeStatus
 
 # --- extend -------------------------------------------------------------------------------------
 
@@ -139,3 +139,13 @@ def test_an_extension_that_a_dead_process_left_can_be_repeated(world: World) -> 
     world.driver.extend_volume(volume, 3 * SIZE)
     grown = world.manager.extend(volume.id, 3 * SIZE)
     assert (grown.size_bytes, grown.status) == (3 * SIZE, VolumeStatus.AVAILABLE)
+
+
+def test_deleting_a_volume_gives_back_the_room_of_its_lost_extension(world: World) -> None:
+    volume = world.create()
+    reservation = Reservation(id=f"extend-{volume.id}", host=volume.host, size_bytes=SIZE)
+    with world.store.writing() as transaction:
+        transaction.reserve(reservation, limit_bytes=10 * SIZE)
+        transaction.update_volume(volume, status=VolumeStatus.EXTENDING)
+    world.manager.delete(volume.id)
+    world.assert_nothing_there()
