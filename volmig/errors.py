@@ -228,6 +228,38 @@ class DestinationReadOnly(RequestError):
     hint_template = "Choose another pool, or make this one writable."
 
 
+class DestinationOccupied(RequestError):
+    """Overwriting the destination would destroy something, or disturb who uses it."""
+
+    code = "destination-occupied"
+    template = "{path} is not overwritten: {reason}."
+    hint_template = "Look at it with `{shown_by}`. If it may be destroyed, repeat the command with --force."
+
+
+class DestinationNotWritable(RequestError):
+    """The destination of a copy cannot be written to, or not be created."""
+
+    code = "destination-not-writable"
+    template = "{path} cannot be written to: {reason}."
+    hint_template = "Name another destination, or make this one writable."
+
+
+class CheckpointMismatch(RequestError):
+    """A checkpoint was made for another copy, or for ends that are no longer what they were."""
+
+    code = "checkpoint-mismatch"
+    template = "The checkpoint {path} does not belong to this copy: {reason}."
+    hint_template = "Name the copy that it belongs to, or begin afresh without it."
+
+
+class CheckpointUnusable(RequestError):
+    """A checkpoint cannot be read: it is damaged, of a newer volmig, or something else."""
+
+    code = "checkpoint-unusable"
+    template = "{path} cannot be used as a checkpoint: {reason}."
+    hint_template = "Name another file, or remove this one and begin the copy afresh."
+
+
 class UnsupportedOperation(RequestError):
     """The driver does not offer the operation."""
 
@@ -428,6 +460,22 @@ class MigrationAbandoned(LeaseLost):
     hint_template = "`volmig migration recover` takes it over, and goes on with it or undoes it."
 
 
+class CheckpointBusy(TemporaryError):
+    """Another run of the same copy is at work."""
+
+    code = "checkpoint-busy"
+    template = "Another process is at work on the copy of the checkpoint {path}."
+    hint_template = "Wait for it to end, or stop it; `fuser --verbose {path}` shows it."
+
+
+class CheckpointSuperseded(TemporaryError):
+    """Another run has taken a copy over, or ended it, while this one did not watch."""
+
+    code = "checkpoint-superseded"
+    template = "The copy of the checkpoint {path} is no longer in the hands of this process: {reason}."
+    hint_template = "Nothing to do when the other run goes on; else repeat the command, with the same checkpoint."
+
+
 class EngineClosed(TemporaryError):
     """The engine is being closed and takes no new work."""
 
@@ -496,7 +544,7 @@ class DestinationTooShort(OperatorError):
 
     code = "destination-too-short"
     template = "The destination {path} has {actual} bytes, and {expected} are to be copied."
-    hint_template = "The driver made too small an object; see its log."
+    hint_template = "Make it larger. If a driver made it for this copy, see its log."
 
 
 class SourceChanged(OperatorError):

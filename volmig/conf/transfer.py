@@ -10,7 +10,7 @@ OPTIONS = (
     cfg.StrOpt(
         "engine",
         default="auto",
-        help="Transfer engine: auto, or the name of an installed one (chunked, dd).",
+        help="Transfer engine: auto, or the name of an installed one (chunked, dd, qemu-img, nbdcopy).",
     ),
     cfg.StrOpt(
         "verify",
@@ -31,8 +31,15 @@ OPTIONS = (
     cfg.IntOpt(
         "chunk_bytes",
         default=1024 * 1024,
-        min=64 * 1024,
-        max=64 * 1024 * 1024,
-        help="Size of one read or write request.",
+        min=4096,
+        max=1024 * 1024,
+        help="Largest size of one read or write request; a multiple of 4096.",
+    ),
+    cfg.BoolOpt(
+        "check_image_headers",
+        default=True,
+        help="Refuse to copy a raw volume whose data begins like an image (qcow2, vmdk, ...). Such a volume may be an "
+        "image that was taken for raw; or whoever may write to it has made it look like one, and then its bytes can be "
+        "copied as they are by turning this off.",
     ),
 )

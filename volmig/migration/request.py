@@ -28,7 +28,7 @@ from volmig.model import (
 from volmig.scheduler import check_destination, check_movable
 from volmig.store import Store
 from volmig.transfer import CopyOptions, End, Verify
-from volmig.transfer.engines import AUTO, load_engine
+from volmig.transfer.engines.choice import AUTO, load_engine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

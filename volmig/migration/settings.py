@@ -17,6 +17,7 @@ class Settings:
     cleanup_attempts: int
     cleanup_delay_seconds: float
     chunk_bytes: int
+    check_image_headers: bool = True
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Settings:
@@ -28,4 +29,5 @@ class Settings:
             cleanup_attempts=conf.migration.cleanup_attempts,
             cleanup_delay_seconds=conf.migration.cleanup_delay_seconds,
             chunk_bytes=conf.transfer.chunk_bytes,
+            check_image_headers=conf.transfer.check_image_headers,
         )

@@ -149,6 +149,7 @@ class Copy(Step):
         return {
             "engine": copied.engine,
             "engine_reason": copied.engine_reason,
+            "means": copied.means,
             "bytes_copied": copied.bytes_copied,
             "bytes_zero": copied.bytes_zero,
             "seconds": round(copied.seconds, 6),
@@ -393,6 +394,7 @@ def _copy_options(move: Move) -> CopyOptions:
         destination_is_zero=move.destination.can(Capability.ZEROED_ON_CREATE),
         bandwidth_limit_bytes=migration.bandwidth_limit_bytes,
         chunk_bytes=move.settings.chunk_bytes,
+        ignore_header=not move.settings.check_image_headers,
     )
 
 

@@ -1,7 +1,8 @@
 """What a copy is asked for, what it reports, and what an engine must do.
 
-An *end* of a copy is a path (a block device or a regular file) or a file-like handle. Engines are entry points in
-the namespace ``volmig.transfer_engines``; :func:`volmig.transfer.copy` chooses one, runs it and verifies its work.
+An *end* of a copy is a path (a block device or a regular file), an NBD address (``nbd://host[:port][/export]`` or
+``nbd+unix:///[export]?socket=path``) or a file-like handle. Engines are entry points in the namespace
+``volmig.transfer_engines``; :func:`volmig.transfer.copy` chooses one, runs it and verifies its work.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ class CopyStage(enum.StrEnum):
     VERIFY = "verify"
 
 
+class Tail(enum.StrEnum):
+    """What becomes of the part of a larger destination that lies behind the copy."""
+
+    KEEP = "keep"
+    """It is not touched."""
+    ZERO = "zero"
+    """It reads as zeroes afterwards."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyOptions:
     """How to copy."""
@@ -48,7 +58,8 @@ class CopyOptions:
     """Name of an engine, or ``auto``: the best that can serve the ends."""
     verify: Verify = Verify.DIGEST
     source_format: str = "raw"
-    """Data format of the source, such as ``raw`` or ``qcow2``; never guessed from the data."""
+    """Data format of the source, such as ``raw`` or ``qcow2``; never guessed from the data. A source that begins like
+    an image of another format is refused, since whoever may write to a volume can make it look like that."""
     destination_format: str = "raw"
     """Data format that the destination is to have. An engine that cannot translate refuses two that differ."""
     destination_is_zero: bool = False
@@ -57,20 +68,44 @@ class CopyOptions:
     """Bytes a second at most, while copying and while verifying; 0 for no limit. It can be changed on the running
     copy through its control."""
     chunk_bytes: int = 1024 * 1024
-    """Size of one request, 1 to 1 GiB; engines hold a small multiple of it in memory."""
+    """Largest size of one request: 4 KiB to 1 MiB, in steps of 4 KiB."""
+    tail: Tail = Tail.KEEP
+    ignore_header: bool = False
+    """Do not look whether a source that is said to be ``raw`` begins like an image of another format."""
+    backing_directories: tuple[str, ...] = ()
+    """Directories, beside the image's own, in which the backing files of a source image may lie."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndMark:
+    """What tells an end from another, and from itself after somebody wrote to it."""
+
+    identity: tuple[str, ...] | None
+    """Kind, and what the system tells it from others by; None for a handle without a file behind it."""
+    version: tuple[int, ...] | None
+    """What changes when somebody writes to it. Of a regular file: size in bytes, time of modification and time of
+    status change (``ctime``) in ns. Of a block device: the writes and discards that the kernel has counted on it, and
+    the sectors of each. None for what tells nothing of the kind: other handles, and NBD."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What of a copy was finished and flushed, so that another can go on from there.
-
-    No engine makes or takes one yet; :func:`volmig.transfer.copy` refuses a copy that is given one.
-    """
+    """What of a copy was finished and flushed, so that another run can go on from there."""
 
     size_bytes: int
     """Size of the copy that it belongs to."""
-    finished: tuple[tuple[int, int], ...] = ()
-    """Ranges of bytes, as (start, end), that are on stable storage at the destination; ascending and apart."""
+    position_bytes: int
+    """Everything before this is on stable storage at the destination; it is where a segment of the digest ends."""
+    generation: int
+    """Counts the runs of one copy; a run writes checkpoints of a higher generation than the one it went on from."""
+    source: EndMark
+    """The source as it was before the first run."""
+    destination: EndMark
+    """The destination; its version is not recorded."""
+    digest_algorithm: str
+    """Name of the digest of what was read; empty when none was computed (``verify=none``)."""
+    segments: bytes = field(repr=False)
+    """Digests of the finished segments of the source, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,17 +138,6 @@ class HelperProcess:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EndMark:
-    """What tells an end from another, and from itself after somebody wrote to it."""
-
-    identity: tuple[str, int, int] | None
-    """Kind, and the system's two numbers for it; None for a handle without a file behind it."""
-    version: tuple[int, int, int] | None
-    """Size in bytes, time of modification and time of status change (``ctime``) in ns; None for what has no such
-    times: block devices and most handles."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class CopiedData:
     """What :func:`volmig.transfer.copy_data` did, and what :func:`volmig.transfer.verify_copy` needs to know of it."""
 
@@ -121,15 +145,20 @@ class CopiedData:
     engine_reason: str
     """Why that engine was used."""
     bytes_copied: int
-    """As in :class:`TransferResult`."""
+    """As in :class:`TransferResult`; without what an earlier run had copied."""
     bytes_zero: int
     seconds: float
     """Time of copying and flushing."""
     source_digest: str
     """Digest of what was read, in hexadecimal; empty when the engine gave none."""
-    source_leaves: bytes = field(repr=False)
+    source_segments: bytes = field(repr=False)
+    """The digests of the segments that it is made of; see :mod:`volmig.transfer.digest`."""
     source_mark: EndMark
     """The source as it was before and after the copy."""
+    means: str = ""
+    """How the engine did it: the kind of requests, how many at once, past the cache or through it, in words."""
+    bytes_resumed: int = 0
+    """Bytes from the beginning that an earlier run had finished, and that were not copied again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +181,8 @@ class TransferResult:
     """Why that engine was used."""
     bytes_total: int
     bytes_copied: int
-    """Bytes that were data in the source; with an engine that does not look (``dd``) all of them."""
+    """Bytes that were data in the source, without what an earlier run had copied; with an engine that does not look
+    (``dd``) all of them."""
     bytes_zero: int
     """Bytes that were holes or zeroes in the source."""
     copy_seconds: float
@@ -165,6 +195,10 @@ class TransferResult:
     """Digest of what was read from the source, in hexadecimal."""
     destination_digest: str
     """Digest of what was read back from the destination; equal to the other, or the copy had failed."""
+    means: str = ""
+    """As in :class:`CopiedData`."""
+    bytes_resumed: int = 0
+    """As in :class:`CopiedData`."""
 
 
 def _unwatched(*_: int) -> None:
@@ -189,6 +223,13 @@ class CopyJob:
     judged by them. Without a call it is judged by ``size_bytes``."""
     flushing: Callable[[], None] = _unwatched
     """Called when everything is written and the flush begins."""
+    begin_bytes: int = 0
+    """Where to begin: what is before it, an earlier run has finished. Other than 0 only for engines that resume."""
+    begin_segments: bytes = b""
+    """Digests of the segments before ``begin_bytes``."""
+    finished: Callable[[int, bytes], None] | None = None
+    """To be called, by engines that resume, each time that more is on stable storage: with the position before which
+    all is, and the digests of the segments up to there. None when nobody wants to know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,9 +240,11 @@ class EngineOutcome:
     bytes_zero: int
     source_digest: str = ""
     """Digest of what was read, when the engine saw the data itself; else it is computed by reading again."""
-    source_leaves: bytes = b""
-    """The leaves of that digest (:attr:`volmig.transfer.digest.TreeDigest.leaves`), which tell where a difference
+    source_segments: bytes = b""
+    """The digests of the segments that it is made of (:mod:`volmig.transfer.digest`), which tell where a difference
     is. A digest that comes without them is not used: the source is read again."""
+    means: str = ""
+    """As in :class:`CopiedData`."""
 
 
 class TransferEngine(abc.ABC):
@@ -209,6 +252,8 @@ class TransferEngine(abc.ABC):
 
     interface_version: ClassVar[tuple[int, int]] = INTERFACE_VERSION
     name: ClassVar[str]
+    resumes: ClassVar[bool] = False
+    """Whether it can go on from a checkpoint, and reports what it needs for one."""
 
     @abc.abstractmethod
     def refusal(self, source: End, destination: End, options: CopyOptions) -> str:

@@ -113,8 +113,9 @@ class Control:
         deadline does not bring it back.
 
         The fence is as good as a process can make it by itself: one that is held up between looking at the clock
-        and writing still does the one request that it was in, and what was written in time may lie in the
-        system's memory, or in a handle's, and reach the storage later.
+        and writing still does what it was about to ask for: one request to each handle, up to 64 requests of 16 MiB
+        in all to files and block devices. What was written in time may lie in the system's memory, or in a handle's,
+        and reach the storage later.
         """
         return self._deadline_seconds
 
@@ -198,6 +199,35 @@ class Control:
                     return
                 # Bounded, since an injected clock may pass while this one does not.
                 self._changed.wait(_LONGEST_WAIT_SECONDS if self._paused else min(delay, _LONGEST_WAIT_SECONDS))
+
+    def admit(self, length: int) -> float:
+        """Return 0 when a request may be made now, and charge *length* bytes to the limit.
+
+        Otherwise return for how many seconds to wait before asking again; a pause may end sooner, and so may
+        :meth:`wait`.
+
+        :raises volmig.errors.TransferCancelled: as :meth:`check` does, without waiting.
+        """
+        with self._changed:
+            if self.cancelled:
+                raise self.cancellation()
+            if self._paused:
+                return _LONGEST_WAIT_SECONDS
+            if not length or not self._pacer.limit_bytes:
+                return 0.0
+            now = self._clock()
+            delay = self._pacer.delay_seconds(now)
+            if delay <= 0:
+                # The time before it has not paid for it: the work is yet to be done.
+                self._pacer.rest(now)
+                self._pacer.charge(length, now)
+            return delay
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Wait until something changes, for the given time at most."""
+        with self._changed:
+            if not self.cancelled:
+                self._changed.wait(timeout_seconds)
 
     def charge(self, moved_bytes: int) -> float:
         """Note that *moved_bytes* were moved, and return for how many seconds the limit demands a rest.

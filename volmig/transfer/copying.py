@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from volmig import errors
-from volmig.transfer import opening
 from volmig.transfer.base import (
     Checkpoint,
     CopiedData,
@@ -16,17 +15,22 @@ from volmig.transfer.base import (
     End,
     EngineOutcome,
     HelperProcess,
+    Tail,
     TransferProgress,
     TransferResult,
     Verify,
 )
 from volmig.transfer.control import Control
-from volmig.transfer.ends import OpenEnd
-from volmig.transfer.engines import choose
+from volmig.transfer.ends import opening
+from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.engines.choice import choose
+from volmig.transfer.flow.destination import flush, zero_tail
+from volmig.transfer.flow.lookup import looking
 from volmig.transfer.progress import StageMeter
-from volmig.transfer.requests import agree_on_limit, check_request, unwatched
+from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
+from volmig.transfer.resume.run import Run
 from volmig.transfer.verify import verify_copy
-from volmig.transfer.watch import first_mark, watched
+from volmig.transfer.watch import watched
 
 
 def copy(
@@ -36,9 +40,10 @@ def copy(
     size_bytes: int,
     options: CopyOptions | None = None,
     checkpoint: Checkpoint | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
     progress: Callable[[TransferProgress], None] | None = None,
     control: Control | None = None,
-    on_process: Callable[[HelperProcess], None] | None = None,
+    on_process: Callable[[HelperProcess], None] = unwatched,
 ) -> TransferResult:
     """Copy the first *size_bytes* bytes from one end to the other, flush them and prove that they arrived.
 
@@ -54,6 +59,7 @@ def copy(
         size_bytes=size_bytes,
         options=options,
         checkpoint=checkpoint,
+        on_checkpoint=on_checkpoint,
         progress=progress,
         control=control,
         on_process=on_process,
@@ -66,6 +72,7 @@ def copy(
         copied=copied,
         progress=progress,
         control=control,
+        on_process=on_process,
     )
     return TransferResult(
         engine=copied.engine,
@@ -79,6 +86,8 @@ def copy(
         digest_algorithm=verified.digest_algorithm,
         source_digest=verified.source_digest,
         destination_digest=verified.destination_digest,
+        means=copied.means,
+        bytes_resumed=copied.bytes_resumed,
     )
 
 
@@ -89,29 +98,35 @@ def copy_data(
     size_bytes: int,
     options: CopyOptions | None = None,
     checkpoint: Checkpoint | None = None,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
     progress: Callable[[TransferProgress], None] | None = None,
     control: Control | None = None,
-    on_process: Callable[[HelperProcess], None] | None = None,
+    on_process: Callable[[HelperProcess], None] = unwatched,
 ) -> CopiedData:
     """Copy the first *size_bytes* bytes from one end to the other and flush them, without verifying.
 
-    Both ends must exist; nothing is created or truncated, and what a larger destination has behind *size_bytes*
-    stays. Everything that can be checked is checked before the first byte is written. The source is only read; what
-    others wrote to it before is brought to its storage first. A regular file that somebody writes to meanwhile is
-    found out by its size and its times, within the limits that :func:`check_unchanged` names; writing to a block
-    device cannot be found out. When this returns, the data is on stable storage. When it raises, the destination's
-    first *size_bytes* bytes are undefined, every program that was started has ended (or the error says that it does
-    not), and no descriptor is left open.
+    Both ends must exist; nothing is created or truncated. What a larger destination has behind *size_bytes* stays, or
+    is made zero (``options.tail``). Everything that can be checked is checked before the first byte is written. The
+    source is only read; what others wrote to it before is brought to its storage first. A source that somebody
+    writes to meanwhile is found out by a file's size and times, or by what the kernel counts for a block device,
+    within the limits that :func:`check_unchanged` names. When this returns, the data is on stable storage. When it
+    raises, the destination's first *size_bytes* bytes are undefined but for those that a checkpoint names, every
+    program that was started has ended (or the error says that it does not), and no descriptor is left open.
 
     :param size_bytes: 0 is allowed and copies nothing.
     :param options: how to copy; the defaults of :class:`CopyOptions` when None. A copy that is to be verified must
         have a destination that can be read.
-    :param checkpoint: where an earlier copy stopped. No engine can resume yet: a copy that is given one is refused.
+    :param checkpoint: where an earlier run of the same copy stopped; what lies before is not copied again. It is
+        believed that nobody has written to the destination since; a verification finds out.
+    :param on_checkpoint: called in this thread with each new checkpoint: as long as more than 64 MiB, or 1% of the
+        size if that is more, remain to be copied, one comes before that much was copied without. What it raises
+        stops the copy and is raised here.
     :param progress: called in this thread; what it raises stops the copy and is raised here.
     :param control: cancels, pauses or limits the copy from another thread. A limit in the options is set on it
-        unless it has one. A cancellation is seen between two requests: storage that hangs in one, or takes long to
-        flush, holds it up.
+        unless it has one. A cancellation ends the copy within a second, also when the storage hangs in a request
+        of the engine ``chunked``: the error then names the request, which stays under way.
     :param on_process: called with each program that is started; what it raises ends the program and is raised here.
+    :raises volmig.errors.CheckpointMismatch: when the checkpoint belongs to another copy; nothing was written.
     :raises volmig.errors.RequestError: when this copy cannot be made; nothing was written.
     :raises volmig.errors.ConfigurationError: when the engine is not installed or broken; nothing was written.
     :raises volmig.errors.SourceTooShort:
@@ -127,19 +142,19 @@ def copy_data(
     options = agree_on_limit(options, control)
     reads = options.verify is not Verify.NONE
     with (
-        opening.open_source(source) as opened_source,
+        looking(control) as lookup,
+        opening.open_checked_source(source, options, lookup, on_process) as opened_source,
         opening.open_destination(destination, reads=reads) as opened_destination,
     ):
-        opening.check_ends(opened_source, opened_destination, size_bytes)
+        makes_image = options.destination_format != RAW
+        opening.check_ends(opened_source, opened_destination, size_bytes, sized=not makes_image)
         engine, reason = choose(source, destination, options)
-        if checkpoint is not None:
-            raise errors.UnsupportedTransfer(
-                engine=engine.name,
-                reason="it cannot go on from a checkpoint",
-                hint="Start the copy afresh, without the checkpoint.",
-            )
-        mark = first_mark(opened_source)
+        mark = lookup.mark(opened_source)
+        run = Run(engine, opened_source.name, size_bytes, mark, opened_destination.mark(), options)
+        begin_bytes, begin_segments = run.begin(checkpoint)
         stages = _Stages(size_bytes, progress or unwatched, control)
+        if begin_bytes:
+            stages.advance(begin_bytes, begin_bytes)
         with watched(opened_source, mark):
             outcome = engine.run(
                 CopyJob(
@@ -149,17 +164,21 @@ def copy_data(
                     options=options,
                     control=control,
                     advance=stages.advance,
-                    on_process=on_process or unwatched,
+                    on_process=on_process,
                     expect=stages.copying.expect,
                     flushing=stages.flushing,
+                    begin_bytes=begin_bytes,
+                    begin_segments=begin_segments,
+                    finished=run.reporter(on_checkpoint),
                 )
             )
             stages.flushing()
-            control.check()
+            if options.tail is Tail.ZERO and not makes_image:
+                zero_tail(opened_destination, size_bytes, options, control)
             # Opened before the first write, this also hears of a write that failed behind the engine's back.
-            opened_destination.flush()
+            flush(opened_destination, control)
             stages.finish()
-            _check_outcome(outcome, engine.name, opened_destination, size_bytes)
+            _check_outcome(outcome, engine.name, opened_destination, size_bytes - begin_bytes)
     return CopiedData(
         engine=engine.name,
         engine_reason=reason,
@@ -167,8 +186,10 @@ def copy_data(
         bytes_zero=outcome.bytes_zero,
         seconds=time.monotonic() - stages.started_at,
         source_digest=outcome.source_digest,
-        source_leaves=outcome.source_leaves,
+        source_segments=outcome.source_segments,
         source_mark=mark,
+        means=outcome.means,
+        bytes_resumed=begin_bytes,
     )
 
 

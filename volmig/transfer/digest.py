@@ -1,114 +1,107 @@
-"""The digest of a volume's content: a tree over leaves of fixed size.
+"""The digest of a volume's content: a tree that costs nothing where the content is zero.
 
-Leaves can be computed in any order and by several threads, a range of zeroes costs nothing, and two digests that
-differ say where. The root is BLAKE2b-256 over the algorithm's name, a NUL byte, the size as eight bytes (most
-significant first) and the digests of the leaves in order.
+The content is divided into *blocks* of 64 KiB, *leaves* of 1 MiB and *segments* of 16 MiB or, so that there are never
+more than 65,536 of them, of the next power of two times that. The last of each may be shorter. Each is named by the
+BLAKE3 hash (32 bytes) of what is put together here, all numbers being unsigned and little-endian:
+
+- a leaf: its blocks that are not all zeroes, one after the other; which blocks these are, as 2 bytes with bit *i* set
+  for block *i*; the byte 0;
+- a segment: the hashes of its leaves that are not all zeroes; a bitmap of these leaves, bit *i* being bit *i* % 8 of
+  byte *i* // 8, as long as a segment's leaves need; the byte 1;
+- the root: the hashes of all segments; the name of the algorithm; the size in bytes as 8 bytes; the byte 2.
+
+So the root depends on the content and its size alone; leaves can be computed in any order; two contents that differ
+show in which segment; and the hashes of segments are enough to go on where another process stopped.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable
+from collections.abc import Sequence
 
-ALGORITHM = "blake2b-256-tree-4m"
-LEAF_BYTES = 4 * 1024 * 1024
-LEAF_DIGEST_BYTES = 32
+from blake3 import blake3
 
-_ZEROES = bytes(64 * 1024)
+ALGORITHM = "blake3-tree-64k-1m"
+BLOCK_BYTES = 64 * 1024
+LEAF_BYTES = 1024 * 1024
+HASH_BYTES = 32
 
-
-def _new_hash() -> hashlib.blake2b:
-    return hashlib.blake2b(digest_size=LEAF_DIGEST_BYTES)
+_SMALLEST_SEGMENT_BYTES = 16 * 1024 * 1024
+_MOST_SEGMENTS = 65536
 
 
-def _hash_zeroes(state: hashlib.blake2b, length: int) -> None:
-    whole, rest = divmod(length, len(_ZEROES))
-    for _ in range(whole):
-        state.update(_ZEROES)
-    state.update(_ZEROES[:rest])
+def segment_bytes(size_bytes: int) -> int:
+    """Return the length of a segment in a content of that size."""
+    length = _SMALLEST_SEGMENT_BYTES
+    while length * _MOST_SEGMENTS < size_bytes:
+        length *= 2
+    return length
 
 
-@functools.lru_cache(maxsize=16)
-def zero_leaf(length: int) -> bytes:
-    """Return the digest of a leaf of *length* zero bytes."""
-    state = _new_hash()
-    _hash_zeroes(state, length)
+def leaf_hash(data: Sequence[memoryview], blocks: int) -> bytes:
+    """Return the hash of a leaf.
+
+    :param data: its blocks that are not all zeroes, in order, in pieces of any length.
+    :param blocks: which these are, bit 0 being the first block.
+    """
+    state = blake3()
+    for piece in data:
+        state.update(piece)
+    state.update(blocks.to_bytes(2, "little") + b"\0")
     return state.digest()
 
 
-def root_of(size_bytes: int, leaves: bytes) -> str:
-    """Return the root, in hexadecimal, of a content of *size_bytes* with these leaf digests."""
-    state = _new_hash()
-    state.update(ALGORITHM.encode() + b"\0" + size_bytes.to_bytes(8, "big"))
-    state.update(leaves)
-    return state.hexdigest()
+def root_of(size_bytes: int, segments: bytes) -> str:
+    """Return the root, in hexadecimal, of a content of that size whose segments have these hashes."""
+    return blake3(segments + ALGORITHM.encode() + size_bytes.to_bytes(8, "little") + b"\2").hexdigest()
 
 
 class TreeDigest:
-    """Computes the digest of a content that comes in order, as data and as ranges of zeroes.
+    """Puts the hashes of leaves together. What is given no hash is all zeroes.
 
-    The result depends on the bytes alone: not on the sizes of the pieces, nor on which zeroes came as data.
-    Memory: 32 bytes for each 4 MiB of content. Not thread-safe.
+    Memory: 32 bytes for each segment, 2 MiB at most, and 32 for each leaf of the segments that are not closed.
 
-    :param on_leaf: called with the offset and the digest of each leaf that is complete; what it raises goes to
-        whoever gave the data.
+    :param begun: hashes of the segments at the beginning that are known already.
     """
 
-    def __init__(self, on_leaf: Callable[[int, bytes], None] | None = None) -> None:
-        self._on_leaf = on_leaf
-        self._leaves = bytearray()
-        self._size = 0
-        self._in_leaf = 0
-        self._state: hashlib.blake2b | None = None  # None while the leaf has had nothing but zeroes
+    def __init__(self, size_bytes: int, begun: bytes = b"") -> None:
+        self.size_bytes = size_bytes
+        self.segment_bytes = segment_bytes(size_bytes)
+        self._bitmap_bytes = self.segment_bytes // LEAF_BYTES // 8
+        self._segments = bytearray(begun)
+        self._count = -(-size_bytes // self.segment_bytes)
+        self._zero = self._segment_hash({})
+        self._open: dict[int, dict[int, bytes]] = {}
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes taken so far."""
-        return self._size
+    def position_bytes(self) -> int:
+        """Where the segments that are closed end."""
+        return min(len(self._segments) // HASH_BYTES * self.segment_bytes, self.size_bytes)
 
     @property
-    def leaves(self) -> bytes:
-        """Digests of the leaves that are complete, and of the last one, if it was begun, as if it ended here."""
-        if not self._in_leaf:
-            return bytes(self._leaves)
-        return bytes(self._leaves) + self._leaf_digest()
+    def segments(self) -> bytes:
+        """Hashes of the segments that are closed."""
+        return bytes(self._segments)
 
-    def update(self, data: memoryview) -> None:
-        """Take the next bytes of the content."""
-        start = 0
-        while start < len(data):
-            end = min(start + LEAF_BYTES - self._in_leaf, len(data))
-            if self._state is None:
-                self._state = _new_hash()
-                _hash_zeroes(self._state, self._in_leaf)
-            self._state.update(data[start:end])
-            self._grow(end - start)
-            start = end
+    def add(self, offset: int, leaf: bytes) -> None:
+        """Take the hash of the leaf at *offset*, which lies in a segment that is not closed."""
+        segment, within = divmod(offset, self.segment_bytes)
+        self._open.setdefault(segment, {})[within // LEAF_BYTES] = leaf
 
-    def update_zeroes(self, length: int) -> None:
-        """Take *length* zero bytes as the next ones of the content."""
-        while length:
-            step = min(LEAF_BYTES - self._in_leaf, length)
-            if self._state is not None:
-                _hash_zeroes(self._state, step)
-            self._grow(step)
-            length -= step
+    def close_before(self, position_bytes: int) -> None:
+        """Close the segments that end at *position_bytes* or before: all their leaves that are not zero were given."""
+        whole = self._count if position_bytes >= self.size_bytes else position_bytes // self.segment_bytes
+        for segment in range(len(self._segments) // HASH_BYTES, whole):
+            leaves = self._open.pop(segment, None)
+            self._segments += self._segment_hash(leaves) if leaves else self._zero
 
     def hexdigest(self) -> str:
-        """Return the digest of what was taken so far, in hexadecimal."""
-        return root_of(self._size, self.leaves)
+        """Return the root, in hexadecimal, and close all segments."""
+        self.close_before(self.size_bytes)
+        return root_of(self.size_bytes, self.segments)
 
-    def _grow(self, length: int) -> None:
-        self._size += length
-        self._in_leaf += length
-        if self._in_leaf == LEAF_BYTES:
-            leaf = self._leaf_digest()
-            self._leaves += leaf
-            self._state = None
-            self._in_leaf = 0
-            if self._on_leaf is not None:
-                self._on_leaf(self._size - LEAF_BYTES, leaf)
-
-    def _leaf_digest(self) -> bytes:
-        return zero_leaf(self._in_leaf) if self._state is None else self._state.digest()
+    def _segment_hash(self, leaves: dict[int, bytes]) -> bytes:
+        bitmap = 0
+        for index in leaves:
+            bitmap |= 1 << index
+        hashes = b"".join(leaves[index] for index in sorted(leaves))
+        return blake3(hashes + bitmap.to_bytes(self._bitmap_bytes, "little") + b"\1").digest()

@@ -1,54 +1,45 @@
-"""Digesting an end from its beginning, piece by piece, under a copy's control."""
+"""Digesting an end, under a copy's control."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from volmig import errors
-from volmig.transfer import opening
 from volmig.transfer.base import CopyOptions, End
 from volmig.transfer.control import Control
 from volmig.transfer.digest import TreeDigest
-from volmig.transfer.ends import OpenEnd
+from volmig.transfer.ends import opening
+from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.flow.leaves import DigestFlow
+from volmig.transfer.flow.lookup import looking
+from volmig.transfer.flow.plan import tasks
+from volmig.transfer.flow.setup import machinery
 from volmig.transfer.requests import check_request, unwatched
 
 
 def digest_end(
     end: OpenEnd,
-    size_bytes: int,
     digest: TreeDigest,
     *,
-    chunk_bytes: int,
+    to_bytes: int,
+    options: CopyOptions,
     control: Control,
     advance: Callable[[int, int], None],
+    closed: Callable[[TreeDigest], None] = unwatched,
 ) -> None:
-    """Give the first *size_bytes* of an end to a fresh *digest*. Holes are not read.
-
-    Memory: one buffer of *chunk_bytes*.
+    """Give the content of an end up to *to_bytes* to a fresh *digest*. Holes are not read.
 
     :param advance: called with (bytes dealt with, bytes of these passed over as holes) since the last call.
+    :param closed: called when segments of the digest may have been closed; what it raises is raised here.
     :raises volmig.errors.SourceTooShort: when a source has fewer bytes.
     :raises volmig.errors.DestinationTooShort: when a destination has.
     """
-
-    def pass_over(to_offset: int) -> None:
-        length = to_offset - digest.size_bytes
-        if length:
-            control.check()
-            digest.update_zeroes(length)
-            advance(length, length)
-
-    view = memoryview(bytearray(min(chunk_bytes, size_bytes)))
     control.check()
-    for start, stop in end.extents(size_bytes):
-        pass_over(start)
-        while digest.size_bytes < stop:
-            length = min(control.request_bytes(len(view)), stop - digest.size_bytes)
-            end.read_exactly(view[:length], digest.size_bytes, size_bytes)
-            digest.update(view[:length])
-            advance(length, 0)
-            control.throttle(length)
-    pass_over(size_bytes)
+    with machinery([end], to_bytes, control) as parts, looking(control) as lookup:
+        flow = DigestFlow(end, parts.arena, control, options, digest=digest, advance=advance, closed=closed)
+        parts.pump.run(tasks(lookup.extents(end, to_bytes), 0, to_bytes), flow)
+    digest.close_before(to_bytes)
+    closed(digest)
 
 
 def digest_of(
@@ -56,27 +47,23 @@ def digest_of(
     *,
     size_bytes: int | None = None,
     chunk_bytes: int = 1024 * 1024,
+    format_name: str = "raw",
     control: Control | None = None,
 ) -> str:
     """Return the tree digest, in hexadecimal, of the first *size_bytes* of an end; of all of it when None.
 
     It is the digest that :class:`TransferResult` reports; :data:`volmig.transfer.digest.ALGORITHM` names it.
 
+    :param format_name: the end's format; of an image the content is digested.
     :raises volmig.errors.SourceTooShort: when the end has fewer bytes.
     :raises volmig.errors.TransferFailed: when it cannot be read.
     """
-    with opening.open_source(end) as opened:
+    options = CopyOptions(source_format=format_name, chunk_bytes=chunk_bytes)
+    with opening.open_source(end, options) as opened:
         size = opened.size_bytes if size_bytes is None else size_bytes
-        check_request(size, CopyOptions(chunk_bytes=chunk_bytes))
+        check_request(size, options)
         if opened.size_bytes < size:
             raise errors.SourceTooShort(path=opened.name, actual=opened.size_bytes, expected=size)
-        digest = TreeDigest()
-        digest_end(
-            opened,
-            size,
-            digest,
-            chunk_bytes=chunk_bytes,
-            control=control or Control(),
-            advance=unwatched,
-        )
+        digest = TreeDigest(size)
+        digest_end(opened, digest, to_bytes=size, options=options, control=control or Control(), advance=unwatched)
         return digest.hexdigest()

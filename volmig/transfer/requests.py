@@ -8,7 +8,10 @@ from volmig import errors
 from volmig.transfer.base import CopyOptions
 from volmig.transfer.control import Control
 
-_LARGEST_CHUNK_BYTES = 1024 * 1024 * 1024
+RAW = "raw"
+
+_STEP_BYTES = 4096
+_LARGEST_CHUNK_BYTES = 1024 * 1024
 
 
 def unwatched(*_: object) -> None:
@@ -23,9 +26,11 @@ def check_request(size_bytes: int, options: CopyOptions) -> None:
     """
     if size_bytes < 0:
         raise errors.SizeInvalid(value=size_bytes, reason="it is negative")
-    if not 1 <= options.chunk_bytes <= _LARGEST_CHUNK_BYTES:
+    chunk = options.chunk_bytes
+    if chunk % _STEP_BYTES or not _STEP_BYTES <= chunk <= _LARGEST_CHUNK_BYTES:
         raise errors.RequestInvalid(
-            what="chunk_bytes", reason=f"{options.chunk_bytes} is not between 1 and {_LARGEST_CHUNK_BYTES}"
+            what="chunk_bytes",
+            reason=f"{chunk} is not a multiple of {_STEP_BYTES} between {_STEP_BYTES} and {_LARGEST_CHUNK_BYTES}",
         )
 
 
@@ -36,10 +41,12 @@ def agree_on_limit(options: CopyOptions, control: Control) -> CopyOptions:
     return dataclasses.replace(options, bandwidth_limit_bytes=control.limit_bytes)
 
 
-def refuse_translation(options: CopyOptions) -> str:
-    """Return why an engine that copies bytes as they are cannot serve; empty when no translation is wanted."""
-    if options.source_format == options.destination_format:
+def refuse_images(options: CopyOptions) -> str:
+    """Return why an engine that copies bytes as they are cannot serve; empty when both ends are raw."""
+    if options.source_format == options.destination_format == RAW:
         return ""
+    if options.source_format == options.destination_format:
+        return f"it copies raw volumes, and not images such as {options.source_format!r}"
     return (
         f"it copies bytes as they are, and does not turn the format {options.source_format!r} "
         f"into {options.destination_format!r}"

@@ -6,15 +6,29 @@ import time
 from collections.abc import Callable
 
 from volmig import errors
-from volmig.transfer import opening
-from volmig.transfer.base import CopiedData, CopyOptions, CopyStage, End, TransferProgress, VerifiedData, Verify
+from volmig.transfer.base import (
+    CopiedData,
+    CopyOptions,
+    CopyStage,
+    End,
+    HelperProcess,
+    Tail,
+    TransferProgress,
+    VerifiedData,
+    Verify,
+)
 from volmig.transfer.control import Control
-from volmig.transfer.digest import ALGORITHM, LEAF_BYTES, LEAF_DIGEST_BYTES, TreeDigest, root_of
-from volmig.transfer.ends import OpenEnd
+from volmig.transfer.digest import ALGORITHM, HASH_BYTES, LEAF_BYTES, TreeDigest, root_of
+from volmig.transfer.ends import opening
+from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.flow.leaves import BlankFlow, CompareFlow
+from volmig.transfer.flow.lookup import Lookup, looking
+from volmig.transfer.flow.plan import tasks
+from volmig.transfer.flow.setup import machinery
 from volmig.transfer.progress import StageMeter
 from volmig.transfer.reading import digest_end
-from volmig.transfer.requests import agree_on_limit, check_request, unwatched
-from volmig.transfer.watch import first_mark, watched
+from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
+from volmig.transfer.watch import watched
 
 
 def verify_copy(
@@ -26,6 +40,7 @@ def verify_copy(
     copied: CopiedData | None = None,
     progress: Callable[[TransferProgress], None] | None = None,
     control: Control | None = None,
+    on_process: Callable[[HelperProcess], None] = unwatched,
 ) -> VerifiedData:
     """Prove, as ``options.verify`` says, that the destination holds the first *size_bytes* bytes of the source.
 
@@ -36,8 +51,9 @@ def verify_copy(
         the source must not have changed since. Without it the source is read again.
     :param progress: called in this thread; what it raises is raised here.
     :param control: as for :func:`copy_data`.
-    :raises volmig.errors.VerificationFailed: naming the first byte that differs (``compare``), or the beginning of
-        the first 4 MiB leaf that does (``digest``).
+    :param on_process: called with each program that is started to read an image.
+    :raises volmig.errors.VerificationFailed: naming the first byte that differs; with ``digest``, the beginning of
+        the segment (16 MiB or more) that does when reading both ends again does not show it.
     :raises volmig.errors.SourceChanged: when the source was written to since the copy began.
     :raises volmig.errors.SourceTooShort:
     :raises volmig.errors.DestinationTooShort:
@@ -53,19 +69,22 @@ def verify_copy(
     control.note(size_bytes, size_bytes)
     started = time.monotonic()
     with (
-        opening.open_source(source) as opened_source,
-        opening.open_destination(destination, reads=True, writes=False) as opened_destination,
-        watched(opened_source, copied.source_mark if copied else first_mark(opened_source)),
+        looking(control) as lookup,
+        opening.open_source(source, options, on_process) as opened_source,
+        opening.open_arrived(destination, options, on_process) as opened_destination,
+        watched(opened_source, copied.source_mark if copied else lookup.mark(opened_source)),
     ):
         opening.check_ends(opened_source, opened_destination, size_bytes)
         known = copied if copied and _has_digest(copied, size_bytes) else None
         once = options.verify is Verify.DIGEST and known is not None
         meter = StageMeter(CopyStage.VERIFY, size_bytes if once else 2 * size_bytes, progress or unwatched)
-        verifier = _Verifier(opened_source, opened_destination, size_bytes, options, control, meter)
+        verifier = _Verifier(opened_source, opened_destination, size_bytes, options, control, meter, lookup)
         # What was written must come from the storage, and not from memory, where it may be whole while it was
         # damaged on its way.
         opened_destination.drop_cache()
         root = verifier.compare(known) if options.verify is Verify.COMPARE else verifier.compare_digests(known)
+        if options.tail is Tail.ZERO and options.destination_format == RAW:
+            verifier.check_tail()
         meter.finish()
     return VerifiedData(
         digest_algorithm=ALGORITHM,
@@ -86,6 +105,7 @@ class _Verifier:
         options: CopyOptions,
         control: Control,
         meter: StageMeter,
+        lookup: Lookup,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -93,78 +113,111 @@ class _Verifier:
         self._options = options
         self._control = control
         self._meter = meter
+        self._lookup = lookup
 
     def compare_digests(self, known: CopiedData | None) -> str:
         """Return the digest of both ends; the source's is taken from *known* if that is given."""
-        to_read = self._destination.data_bytes(self._size)
+        to_read = self._lookup.data_bytes(self._destination, self._size)
         if known is None:
-            self._meter.expect(to_read + self._source.data_bytes(self._size))
-            leaves = self._digest(self._source, TreeDigest()).leaves
+            self._meter.expect(to_read + self._lookup.data_bytes(self._source, self._size))
+            expected = self._digest(self._source, self._size).segments
         else:
             self._meter.expect(to_read)
-            leaves = known.source_leaves
-        arrived = self._digest(self._destination, TreeDigest(on_leaf=lambda at, leaf: self._check(at, leaf, leaves)))
-        last = self._size // LEAF_BYTES * LEAF_BYTES
-        if last < self._size:
-            self._check(last, arrived.leaves[-LEAF_DIGEST_BYTES:], leaves)
-        return arrived.hexdigest()
+            expected = known.source_segments
+            self._check_resumed(known)
 
-    def _digest(self, end: OpenEnd, digest: TreeDigest) -> TreeDigest:
+        checked = 0
+
+        def check(digest: TreeDigest) -> None:
+            nonlocal checked
+            arrived = digest.segments
+            if arrived[checked:] != expected[checked : len(arrived)]:
+                raise self._difference(digest, arrived, expected)
+            checked = len(arrived)
+
+        return self._digest(self._destination, self._size, check).hexdigest()
+
+    def _check_resumed(self, known: CopiedData) -> None:
+        """Read once more what an earlier run had read of a source of which nobody can tell that it was written to."""
+        to_bytes = known.bytes_resumed
+        if not to_bytes or known.source_mark.version is not None:
+            return
+        again = self._digest(self._source, to_bytes).segments
+        if again != known.source_segments[: len(again)]:
+            raise errors.SourceChanged(path=self._source.name, reason="an earlier run has read something else from it")
+
+    def _digest(self, end: OpenEnd, to_bytes: int, closed: Callable[[TreeDigest], None] = unwatched) -> TreeDigest:
+        digest = TreeDigest(self._size)
         digest_end(
             end,
-            self._size,
             digest,
-            chunk_bytes=self._options.chunk_bytes,
+            to_bytes=to_bytes,
+            options=self._options,
             control=self._control,
             advance=self._meter.advance,
+            closed=closed,
         )
         return digest
 
-    def _check(self, offset: int, leaf: bytes, expected: bytes) -> None:
-        index = offset // LEAF_BYTES * LEAF_DIGEST_BYTES
-        if leaf != expected[index : index + LEAF_DIGEST_BYTES]:
-            raise errors.VerificationFailed(path=self._destination.name, offset=offset)
+    def _difference(self, digest: TreeDigest, arrived: bytes, expected: bytes) -> errors.VolmigError:
+        """Return the error for segments that differ, after looking for the first byte in which they do."""
+        index = next(
+            at
+            for at in range(0, len(arrived), HASH_BYTES)
+            if arrived[at : at + HASH_BYTES] != expected[at : at + HASH_BYTES]
+        )
+        start = index // HASH_BYTES * digest.segment_bytes
+        end = min(start + digest.segment_bytes, self._size)
+        self._compare_range(start, end, TreeDigest(self._size), unwatched)
+        # They are the same now: what was read from one of them was not what it holds.
+        return errors.VerificationFailed(path=self._destination.name, offset=start)
 
     def compare(self, known: CopiedData | None) -> str:
         """Read both ends, compare each byte, and return their digest."""
-        digest = TreeDigest()
-        length = min(self._options.chunk_bytes, self._size)
-        left, arrived = bytearray(length), bytearray(length)
-        left_view, arrived_view = memoryview(left), memoryview(arrived)
-        self._control.check()
+        digest = TreeDigest(self._size)
         # Neither end's map of holes is believed here: all is read.
-        while digest.size_bytes < self._size:
-            offset = digest.size_bytes
-            length = min(self._control.request_bytes(len(left)), self._size - offset)
-            self._source.read_exactly(left_view[:length], offset, self._size)
-            count = self._destination.read_into(arrived_view[:length], offset)
-            same = first_difference(left, arrived, count)
-            if same < length:
-                raise errors.VerificationFailed(path=self._destination.name, offset=offset + same)
-            digest.update(left_view[:length])
-            self._meter.advance(2 * length, 0)
-            self._control.throttle(length)
+        self._compare_range(0, self._size, digest, self._meter.advance)
         root = digest.hexdigest()
         if known is not None and known.source_digest != root:
             raise errors.SourceChanged(path=self._source.name, reason="reading it twice gave different data")
         return root
 
+    def check_tail(self) -> None:
+        """Check that what the destination has behind the copy reads as zeroes.
+
+        :raises volmig.errors.VerificationFailed:
+        """
+        begin, end = self._size, self._destination.size_bytes
+        extents = self._lookup.extents(self._destination, end, begin)
+        behind = ((max(start, begin), stop) for start, stop in extents if stop > begin)
+        with machinery([self._destination], end - begin, self._control) as parts:
+            flow = BlankFlow(
+                self._destination,
+                parts.arena,
+                self._control,
+                self._options,
+                digest=TreeDigest(end),
+                advance=unwatched,
+                hashes=False,
+            )
+            parts.pump.run(tasks(behind, begin // LEAF_BYTES * LEAF_BYTES, end), flow)
+
+    def _compare_range(self, start: int, end: int, digest: TreeDigest, advance: Callable[[int, int], None]) -> None:
+        self._control.check()
+        ends = [self._source, self._destination]
+        with machinery(ends, end - start, self._control, buffers=2) as parts:
+            flow = CompareFlow(
+                self._source,
+                self._destination,
+                parts.arena,
+                self._control,
+                self._options,
+                digest=digest,
+                advance=lambda done, skipped: advance(2 * done, 2 * skipped),
+            )
+            parts.pump.run(tasks([(start, end)], start, end), flow)
+
 
 def _has_digest(copied: CopiedData, size_bytes: int) -> bool:
-    """Say whether there is a digest that can be used: one whose leaves belong to it."""
-    return copied.source_digest == root_of(size_bytes, copied.source_leaves)
-
-
-def first_difference(one: bytearray, other: bytearray, length: int) -> int:
-    """Return the index of the first byte in which two buffers differ; *length* if the first *length* are equal."""
-    view = memoryview(other)
-    if one.startswith(view[:length], 0, length):
-        return length
-    low, high = 0, length - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one.startswith(view[low:middle], low, middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    """Say whether there is a digest that can be used: one whose segments belong to it."""
+    return bool(copied.source_digest) and copied.source_digest == root_of(size_bytes, copied.source_segments)

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from volmig import errors
-from volmig.transfer import opening
-from volmig.transfer.base import CopiedData, End, EndMark
-from volmig.transfer.ends import OpenEnd, name_of
+from volmig.transfer.base import CopiedData, CopyOptions, End, EndMark
+from volmig.transfer.ends import opening
+from volmig.transfer.ends.base import OpenEnd, name_of
+
+_FILE_VERSION = 3
+"""A file's version has so many numbers: size and two times."""
 
 _ELSEWHERE = "its path no longer leads to it"
 
@@ -26,7 +29,7 @@ def first_mark(source: OpenEnd) -> EndMark:
     return source.mark()
 
 
-def check_unchanged(source: End, copied: CopiedData) -> None:
+def check_unchanged(source: End, copied: CopiedData, options: CopyOptions | None = None) -> None:
     """Check that the source is still what was copied, right before somebody relies on the copy.
 
     For a regular file, by a path or by a handle with a descriptor (whose position it moves), this compares the size,
@@ -39,6 +42,7 @@ def check_unchanged(source: End, copied: CopiedData) -> None:
     view of the file's times is behind.
 
     :param copied: what :func:`copy_data` returned for this source.
+    :param options: with which that was called; needed when the source is an image.
     :raises volmig.errors.SourceChanged: naming what is different; also when the path leads nowhere, or elsewhere.
     :raises volmig.errors.TransferFailed: when the source cannot be looked at.
     """
@@ -46,7 +50,7 @@ def check_unchanged(source: End, copied: CopiedData) -> None:
     if before.identity is None and before.version is None:
         return
     try:
-        opened = opening.open_source(source)
+        opened = opening.open_source(source, options)
     except (errors.TransferFailed, errors.RequestInvalid) as exc:
         if isinstance(exc, errors.RequestInvalid) or isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
             raise errors.SourceChanged(path=name_of(source), reason=_ELSEWHERE) from exc
@@ -85,6 +89,8 @@ def _change(source: OpenEnd, before: EndMark) -> str:
         return _ELSEWHERE
     if before.version is None or now.version is None:
         return ""
+    if len(before.version) != _FILE_VERSION:
+        return "" if now.version == before.version else "the kernel has counted writes to it"
     size, modified, changed = before.version
     size_now, modified_now, changed_now = now.version
     if size_now != size:

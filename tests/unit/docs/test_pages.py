@@ -74,7 +74,7 @@ def test_configurations_that_are_shown_give_the_pools_that_are_named(page, tmp_p
 
 def test_driver_guide_names_the_required_methods():
     told = re.search(r"\*\*Nine methods are required:\*\*(.*?)\.", _TEXTS["drivers.rst"], re.DOTALL)
-    assert set(re.findall(r"``(\w+)``", told[1])) == VolumeDriver.__abstractmethods__
+    assert set(re.findall(r"``([\w-]+)``", told[1])) == VolumeDriver.__abstractmethods__
     assert len(VolumeDriver.__abstractmethods__) == 9
 
 
@@ -95,7 +95,7 @@ def test_driver_guide_has_the_signatures(method):
 )
 def test_limits_name_every_plugin_that_is_brought(label, namespace):
     told = re.search(rf"\*\*{label}:\*\* (.*?)\.", _TEXTS["operate.rst"], re.DOTALL)
-    assert sorted(re.findall(r"``(\w+)``", told[1])) == plugins.names(namespace)
+    assert sorted(re.findall(r"``([\w-]+)``", told[1])) == plugins.names(namespace)
 
 
 def test_codes_that_are_referred_to_exist():

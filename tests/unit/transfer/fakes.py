@@ -106,8 +106,12 @@ def descriptors() -> set[tuple[str, str]]:
 
 def children() -> set[int]:
     """Return the ids of this process's children, zombies too."""
-    lists = [task / "children" for task in Path("/proc/self/task").iterdir()]
-    return {int(pid) for one in lists if one.exists() for pid in one.read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end while this looks.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from volmig.transfer import Control, CopyOptions, CopyStage, TransferProgress, V
 from .fakes import Handle, make_file, pattern
 
 MIB = 1024 * 1024
+pytestmark = pytest.mark.usefixtures("means")
 
 
 def slow(seconds: float) -> Handle:

@@ -14,7 +14,8 @@ import pytest
 
 from volmig import errors
 from volmig.transfer import CopyOptions, CopyStage, TransferProgress, Verify, copy, copy_data, digest_of, verify_copy
-from volmig.transfer.base import Checkpoint
+from volmig.transfer.base import Checkpoint, EndMark
+from volmig.transfer.digest import ALGORITHM
 
 from .fakes import Handle, make_file, pattern
 
@@ -22,6 +23,7 @@ MIB = 1024 * 1024
 SIZE = 3 * MIB
 ENGINES = ("chunked", "dd")
 Pair = tuple[Path, Path]
+pytestmark = pytest.mark.usefixtures("means")
 
 
 @pytest.fixture
@@ -101,7 +103,9 @@ def test_what_is_neither_path_nor_usable_handle(pair: Pair) -> None:
     assert isinstance(refused(closed, destination, errors.TransferFailed).__cause__, ValueError)
 
 
-@pytest.mark.parametrize("options", [{"chunk_bytes": 0}, {"chunk_bytes": 1 << 40}, {"bandwidth_limit_bytes": -1}])
+@pytest.mark.parametrize(
+    "options", [*({"chunk_bytes": size} for size in (0, 4095, 4097, MIB + 4096)), {"bandwidth_limit_bytes": -1}]
+)
 def test_options_out_of_range(pair: Pair, options: dict[str, int]) -> None:
     refused(*pair, errors.RequestInvalid, **options)
     assert pair[1].read_bytes() == b"\xee" * SIZE
@@ -114,8 +118,20 @@ def test_negative_size(pair: Pair) -> None:
 
 
 def test_a_checkpoint_is_refused_and_not_ignored(pair: Pair) -> None:
+    unknown = EndMark(identity=None, version=None)
+    checkpoint = Checkpoint(
+        size_bytes=SIZE,
+        position_bytes=SIZE,
+        generation=1,
+        source=unknown,
+        destination=unknown,
+        digest_algorithm=ALGORITHM,
+        segments=bytes(32),
+    )
     with pytest.raises(errors.UnsupportedTransfer, match="checkpoint"):
-        copy(*pair, size_bytes=SIZE, checkpoint=Checkpoint(size_bytes=SIZE))
+        copy(*pair, size_bytes=SIZE, options=CopyOptions(engine="dd"), checkpoint=checkpoint)
+    with pytest.raises(errors.CheckpointMismatch, match="another source"):
+        copy(*pair, size_bytes=SIZE, checkpoint=checkpoint)
     assert pair[1].read_bytes() == b"\xee" * SIZE
 
 
@@ -210,14 +226,10 @@ def test_a_write_that_was_lost(tmp_path: Path) -> None:
     def lose(position: int, data: bytes) -> bytes:
         return b"" if position == 9 * MIB else data
 
-    assert refused(source, Handle(bytes(10 * MIB), on_write=lose), errors.VerificationFailed, 10 * MIB).fields == {
-        "path": "<Handle>",
-        "offset": 8 * MIB,
-    }
-    error = refused(
-        source, Handle(bytes(10 * MIB), on_write=lose), errors.VerificationFailed, 10 * MIB, verify=Verify.COMPARE
-    )
-    assert error.fields["offset"] == 9 * MIB
+    for verify in (Verify.DIGEST, Verify.COMPARE):
+        destination = Handle(bytes(10 * MIB), on_write=lose)
+        error = refused(source, destination, errors.VerificationFailed, 10 * MIB, verify=verify)
+        assert error.fields == {"path": "<Handle>", "offset": 9 * MIB}
     unseen = Handle(bytes(10 * MIB), on_write=lose)
     options = CopyOptions(verify=Verify.NONE)
     copy(source, unseen, size_bytes=10 * MIB, options=options)  # type: ignore[arg-type]
@@ -231,11 +243,11 @@ def test_a_flipped_bit_is_found_to_the_byte(pair: Pair, offset: int) -> None:
         at = offset - position
         return data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :]
 
-    error = refused(pair[0], Handle(bytes(SIZE), on_write=flip), errors.VerificationFailed, verify=Verify.COMPARE)
-    assert error.fields["offset"] == offset
-    assert refused(pair[0], Handle(bytes(SIZE), on_write=flip), errors.VerificationFailed).fields["offset"] == 0
-    error = refused(pair[0], Handle(bytes(SIZE), on_read=flip), errors.VerificationFailed, verify=Verify.COMPARE)
-    assert error.fields["offset"] == offset
+    for verify in (Verify.DIGEST, Verify.COMPARE):
+        for faults in ({"on_write": flip}, {"on_read": flip}):
+            destination = Handle(bytes(SIZE), **faults)
+            error = refused(pair[0], destination, errors.VerificationFailed, verify=verify)
+            assert error.fields["offset"] == offset
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -252,7 +264,7 @@ def test_a_destination_wrongly_said_to_be_zero(tmp_path: Path, engine: str, veri
         verify=verify,
         destination_is_zero=True,
     )
-    assert error.fields["offset"] == (7 * MIB if verify is Verify.COMPARE else 4 * MIB)
+    assert error.fields["offset"] == 7 * MIB
 
 
 # --- somebody else meddles --------------------------------------------------------------------
@@ -375,5 +387,5 @@ def test_a_source_that_changes_between_copying_and_verifying(pair: Pair) -> None
 
 def test_a_digest_that_says_nothing_of_where_is_not_used(pair: Pair) -> None:
     copied = copy_data(*pair, size_bytes=SIZE)
-    stripped = dataclasses.replace(copied, source_leaves=b"")
+    stripped = dataclasses.replace(copied, source_segments=b"")
     assert verify_copy(*pair, size_bytes=SIZE, copied=stripped).source_digest == copied.source_digest

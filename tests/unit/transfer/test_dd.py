@@ -16,8 +16,8 @@ import pytest
 
 from volmig import errors
 from volmig.transfer import Control, CopyJob, CopyOptions, HelperProcess, Verify, boottime_seconds, copy
-from volmig.transfer.dd import DdEngine
-from volmig.transfer.process import TrackedProcess, start_time_ticks
+from volmig.transfer.engines.dd import DdEngine
+from volmig.transfer.engines.process import TrackedProcess, start_time_ticks
 
 from .fakes import Handle, children, make_file
 
@@ -283,7 +283,7 @@ def test_a_program_whose_starter_dies_before_recording_it_never_begins(tmp_path:
     done = tmp_path / "done"
     starter = f"""
 import os
-from volmig.transfer.process import TrackedProcess
+from volmig.transfer.engines.process import TrackedProcess
 process = TrackedProcess(["touch", {str(done)!r}], package="coreutils")
 print(process.helper.pid, flush=True)
 os._exit(0)

@@ -12,11 +12,15 @@ from stevedore.extension import Extension
 
 from volmig import errors, plugins
 from volmig.transfer import Control, CopyJob, CopyOptions, End, EngineOutcome, TransferEngine, Verify, copy
-from volmig.transfer.chunked import ChunkedEngine
-from volmig.transfer.dd import DdEngine
-from volmig.transfer.engines import engine_names, load_engine
+from volmig.transfer.engines.choice import choose, engine_names, load_engine
+from volmig.transfer.engines.chunked import ChunkedEngine
+from volmig.transfer.engines.dd import DdEngine
+from volmig.transfer.engines.nbdcopy import NbdcopyEngine
+from volmig.transfer.engines.qemu_img import QemuImgEngine
+from volmig.transfer.flow import ring
 
 from .fakes import Handle, make_file, pattern
+from .image_headers import qcow2
 
 MIB = 1024 * 1024
 
@@ -47,7 +51,7 @@ class Lazy(Plain):
     name = "lazy"
 
     def run(self, job: CopyJob) -> EngineOutcome:
-        return EngineOutcome(bytes_copied=job.size_bytes, bytes_zero=0, source_digest="0" * 64, source_leaves=b"x")
+        return EngineOutcome(bytes_copied=job.size_bytes, bytes_zero=0, source_digest="0" * 64, source_segments=b"x")
 
 
 class Picky(Plain):
@@ -121,7 +125,7 @@ def test_the_engines_of_this_distribution_are_registered() -> None:
 
 
 def test_an_engine_by_its_path(ends: tuple[Path, Path]) -> None:
-    result = copy(*ends, size_bytes=1, options=CopyOptions(engine="volmig.transfer.dd:DdEngine"))
+    result = copy(*ends, size_bytes=1, options=CopyOptions(engine="volmig.transfer.engines.dd:DdEngine"))
     assert result.engine == "dd"
 
 
@@ -214,30 +218,99 @@ def test_chunked_flushes_by_itself(ends: tuple[Path, Path]) -> None:
     assert destination.flushes == 1
 
 
+@pytest.mark.usefixtures("means")
 @pytest.mark.parametrize("verify", list(Verify))
 def test_what_an_engine_forgets_to_flush_is_flushed(
     installed: Callable[..., None], ends: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, verify: Verify
 ) -> None:
     installed(plain=Plain)
     flushed: list[str] = []
-    fsync = os.fsync
+    fsync, push = os.fsync, ring._Ring.push
 
     def watched_fsync(fd: int) -> None:
         flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         fsync(fd)
 
+    def watched_push(to: ring._Ring, operation: int, fd: int, *arguments: int) -> None:
+        if operation == ring._OP_FSYNC:
+            flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        push(to, operation, fd, *arguments)
+
     monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(ring._Ring, "push", watched_push)
     copy(*ends, size_bytes=5 * MIB, options=CopyOptions(engine="plain", verify=verify))
     # The source first, so that what was written to it before the copy has left its trace.
     assert flushed == [str(ends[0]), str(ends[1])]
 
 
-@pytest.mark.parametrize("engine", ["auto", "chunked", "dd"])
-def test_a_format_that_no_engine_translates_is_never_copied_blindly(tmp_path: Path, engine: str) -> None:
+@pytest.mark.parametrize("engine", ["chunked", "dd"])
+def test_an_engine_that_does_not_translate_never_copies_blindly(tmp_path: Path, engine: str) -> None:
     source, destination = tmp_path / "source", tmp_path / "destination"
-    source.write_bytes(b"QFI\xfb" + bytes(1020))
-    destination.write_bytes(bytes(1024))
+    source.write_bytes(qcow2())
+    destination.write_bytes(bytes(65536))
     options = CopyOptions(engine=engine, source_format="qcow2", destination_format="raw")
     with pytest.raises(errors.UnsupportedTransfer, match="'qcow2'"):
-        copy(source, destination, size_bytes=1024, options=options)
-    assert destination.read_bytes() == bytes(1024)
+        choose(source, destination, options)
+    assert destination.read_bytes() == bytes(65536)
+
+
+class Serving(Plain):
+    """An engine that serves what its name is for."""
+
+    def refusal(self, source: End, destination: End, options: CopyOptions) -> str:
+        raw = options.source_format == options.destination_format == "raw"
+        return "" if raw or self.name == "qemu-img" else "an end is not raw"
+
+
+class Chunked(Serving):
+    name = "chunked"
+
+
+class QemuImg(Serving):
+    name = "qemu-img"
+
+
+class Absent(Plain):
+    name = "qemu-img"
+
+    def refusal(self, source: End, destination: End, options: CopyOptions) -> str:
+        raise errors.ProgramMissing(program="qemu-img", package="qemu-utils")
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "formats", "engine", "reason"),
+    [
+        ("/a", "/b", ("raw", "raw"), "chunked", "both ends are raw and local: chunked"),
+        ("/a", Handle(b""), ("raw", "raw"), "chunked", "an end is a file-like handle: chunked"),
+        ("nbd://host", "/b", ("raw", "raw"), "chunked", "an end is an NBD address, and chunked digests"),
+        ("/a", "nbd+unix:///?socket=x", ("raw", "raw"), "chunked", "an end is an NBD address"),
+        ("/a", "/b", ("qcow2", "raw"), "qemu-img", "qcow2 is to become raw: qemu-img"),
+        ("/a", "/b", ("raw", "vmdk"), "qemu-img", "raw is to become vmdk: qemu-img"),
+        ("/a", "/b", ("qcow2", "qcow2"), "qemu-img", "both ends are qcow2: qemu-img"),
+    ],
+)
+def test_auto_chooses_by_ends_and_formats(
+    installed: Callable[..., None], source: Any, destination: Any, formats: tuple[str, str], engine: str, reason: str
+) -> None:
+    installed(**{"chunked": Chunked, "qemu-img": QemuImg, "dd": DdEngine})
+    options = CopyOptions(source_format=formats[0], destination_format=formats[1])
+    chosen, why = choose(source, destination, options)
+    assert chosen.name == engine
+    assert why.startswith(reason)
+
+
+def test_auto_names_the_package_that_is_missing(installed: Callable[..., None], ends: tuple[Path, Path]) -> None:
+    installed(**{"chunked": Chunked, "qemu-img": Absent})
+    with pytest.raises(errors.ProgramMissing) as raised:
+        choose(*ends, CopyOptions(source_format="qcow2"))
+    assert "qemu-utils" in raised.value.hint
+    assert choose(*ends, CopyOptions())[0].name == "chunked"
+    installed(**{"chunked": Chunked, "qemu-img": Absent, "plain": Plain})
+    chosen, why = choose(*ends, CopyOptions(source_format="qcow2"))
+    assert chosen.name == "plain"
+    assert "qemu-img' is not installed" in why
+
+
+@pytest.mark.parametrize("engine", [QemuImgEngine, NbdcopyEngine])
+def test_the_engines_that_run_programs_are_registered(engine: type[TransferEngine]) -> None:
+    assert type(load_engine(engine.name)) is engine

@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 0.4
 _KILL_SECONDS = 0.4
-_STDERR_BYTES = 4096
+_SHOWN_BYTES = 4096
 
 _GATE = """
 import os, sys
@@ -41,28 +41,36 @@ class TrackedProcess:
     does. Leaving the ``with`` block ends it if it still runs, and reaps it.
 
     :param arguments: program and arguments; no shell is involved.
+    :param descriptors: open files that it inherits, each under its own number.
+    :param keeps_output: keep its standard output for :meth:`output`, instead of dropping it.
     :raises volmig.errors.ProgramMissing: naming *package* as the Debian package that has the program.
     """
 
-    def __init__(self, arguments: Sequence[str], *, package: str) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, package: str, descriptors: Sequence[int] = (), keeps_output: bool = False
+    ) -> None:
         self.program = arguments[0]
         if shutil.which(self.program) is None:
             raise errors.ProgramMissing(program=self.program, package=package)
         interpreter = _interpreter()
         self._held = False
         self._stderr = os.memfd_create(f"{self.program}-stderr", os.MFD_CLOEXEC)
+        self._stdout: int | None = None
         try:
+            if keeps_output:
+                self._stdout = os.memfd_create(f"{self.program}-stdout", os.MFD_CLOEXEC)
             self._popen = subprocess.Popen(
                 [interpreter, "-I", "-S", "-c", _GATE, *arguments],
                 bufsize=0,
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if self._stdout is None else self._stdout,
                 stderr=self._stderr,
                 env={**os.environ, "LC_ALL": "C"},
                 start_new_session=True,
+                pass_fds=tuple(descriptors),
             )
         except BaseException:
-            os.close(self._stderr)
+            self._close_files()
             raise
         try:
             self.helper = HelperProcess(
@@ -119,11 +127,25 @@ class TrackedProcess:
                 return int(value)
         return None
 
+    def moved_bytes(self) -> int:
+        """Return how much the program has read, or written if that is more; 0 when the system does not count it.
+
+        What goes over sockets by their own system calls is not in it.
+        """
+        try:
+            text = Path(f"/proc/{self._popen.pid}/io").read_text(encoding="ascii")
+        except OSError:
+            return 0
+        counts = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+        return max(int(counts.get("rchar", 0)), int(counts.get("wchar", 0)))
+
     def stderr(self) -> str:
         """Return the end of what the program wrote to its standard error, 4 KiB at most."""
-        size = os.fstat(self._stderr).st_size
-        data = os.pread(self._stderr, _STDERR_BYTES, max(0, size - _STDERR_BYTES))
-        return data.decode(errors="replace")
+        return _end_of(self._stderr)
+
+    def output(self) -> str:
+        """Return the end of what the program wrote to its standard output, 4 KiB at most; empty unless it is kept."""
+        return "" if self._stdout is None else _end_of(self._stdout)
 
     def close(self) -> None:
         """End the program if it runs: SIGTERM to its group, SIGKILL after 0.4 s; and reap it.
@@ -135,9 +157,14 @@ class TrackedProcess:
             if self._popen.poll() is None:
                 self._end()
         finally:
-            os.close(self._stderr)
+            self._close_files()
             if self._popen.stdin is not None:
                 self._popen.stdin.close()
+
+    def _close_files(self) -> None:
+        os.close(self._stderr)
+        if self._stdout is not None:
+            os.close(self._stdout)
 
     def _end(self) -> None:
         self._signal(signal.SIGTERM)
@@ -181,6 +208,12 @@ def _interpreter() -> str:
     if found is None:
         raise errors.ProgramMissing(program="python3", package="python3")
     return found
+
+
+def _end_of(fd: int) -> str:
+    """Return the last 4 KiB of a file as text."""
+    data = os.pread(fd, _SHOWN_BYTES, max(0, os.fstat(fd).st_size - _SHOWN_BYTES))
+    return data.decode(errors="replace")
 
 
 def start_time_ticks(pid: int) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from volmig import errors
-from volmig.transfer import files
-from volmig.transfer.ends import OpenEnd, name_of, reading, writing
+from volmig.transfer.ends import files, identity
+from volmig.transfer.ends.base import OpenEnd, name_of, reading
 
 
 class HandleEnd(OpenEnd):
@@ -29,11 +29,11 @@ class HandleEnd(OpenEnd):
         self.name = name_of(handle)
         self.is_destination = is_destination
         _check_methods(handle, self.name, reads=reads, writes=writes)
-        self._handle = handle
+        self.handle = handle
         self._readinto = getattr(handle, "readinto", None)
         self._fd = _fileno(handle)
         with reading(self.name, 0):
-            self.identity = files.identity_of(self._fd) if self._fd is not None else None
+            self.identity = identity.identity_of(self._fd) if self._fd is not None else None
             handle.seek(0, os.SEEK_END)
             self.size_bytes = handle.tell()
         self._position = self.size_bytes
@@ -41,9 +41,9 @@ class HandleEnd(OpenEnd):
     def close(self) -> None:
         """Do nothing: the handle is its owner's."""
 
-    def extents(self, size_bytes: int) -> Iterator[tuple[int, int]]:
-        if size_bytes:
-            yield 0, size_bytes
+    def extents(self, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
+        if begin_bytes < size_bytes:
+            yield begin_bytes, size_bytes
 
     def read_some(self, view: memoryview, offset: int) -> int:
         self._seek(offset)
@@ -53,37 +53,36 @@ class HandleEnd(OpenEnd):
 
     def write_some(self, view: memoryview, offset: int) -> int:
         self._seek(offset)
-        count: int | None = self._handle.write(view)
+        count: int | None = self.handle.write(view)
         if count is None:
             # Some wrappers forget to say how much they took; their position tells.
-            count = self._handle.tell() - offset
+            count = self.handle.tell() - offset
         self._position = offset + count
         return count
 
-    @property
-    def punches(self) -> bool:
-        return False
-
-    def punch(self, offset: int, length: int, before: Callable[[], None]) -> bool:
-        return False
-
     def flush(self) -> None:
-        with writing(self.name, 0):
-            flush = getattr(self._handle, "flush", None)
-            if flush is not None:
-                flush()
-            if self._fd is not None:
-                os.fsync(self._fd)
+        flush = getattr(self.handle, "flush", None)
+        if flush is not None:
+            flush()
+        if self._fd is not None:
+            os.fsync(self._fd)
+
+    def write_back(self, offset: int, length: int) -> None:
+        if self._fd is not None:
+            files.write_back(self._fd, offset, length)
 
     def drop_cache(self) -> None:
-        if self._fd is not None:
-            files.drop_cache(self._fd)
+        self.release_cache(0, 0)
 
-    def version(self) -> tuple[int, int, int] | None:
+    def release_cache(self, offset: int, length: int) -> None:
+        if self._fd is not None:
+            files.drop_cache(self._fd, offset, length)
+
+    def version(self) -> tuple[int, ...] | None:
         if self._fd is None:
             return None
         with reading(self.name, 0):
-            return files.version_of(self._fd)
+            return identity.version_of(self._fd)
 
     def settle(self) -> None:
         if self._fd is not None:
@@ -94,7 +93,7 @@ class HandleEnd(OpenEnd):
 
     def _seek(self, offset: int) -> None:
         if self._position != offset:
-            self._handle.seek(offset)
+            self.handle.seek(offset)
         # Where it stands after a failure nobody knows, so that it must be moved before the next request.
         self._position = -1
 
@@ -107,7 +106,7 @@ class HandleEnd(OpenEnd):
                 self._readinto = None
                 return self._read(view)
         else:
-            data = self._handle.read(len(view))
+            data = self.handle.read(len(view))
             count = None if data is None else len(data)
             if count:
                 if count > len(view):

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from volmig import errors, plugins
 from volmig.transfer.base import TransferEngine
+from volmig.transfer.ends.base import is_path
+from volmig.transfer.nbd.address import is_address
 
 if TYPE_CHECKING:
     from volmig.transfer.base import CopyOptions, End
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 NAMESPACE = "volmig.transfer_engines"
 AUTO = "auto"
 _PREFERRED = "chunked"
+_TRANSLATES = "qemu-img"
+_RAW = "raw"
 
 
 def engine_names() -> list[str]:
@@ -39,9 +43,15 @@ def load_engine(name: str) -> TransferEngine:
 
 
 def choose(source: End, destination: End, options: CopyOptions) -> tuple[TransferEngine, str]:
-    """Return the engine for a copy, and why it is used.
+    """Return the engine for a copy, and why it is used, in words for people.
+
+    Left to itself (``auto``) it takes ``qemu-img`` when an end is not raw, and otherwise ``chunked``: also for NBD
+    addresses, since that reads the source once only, digesting it on the way, can resume, and keeps limits exactly.
+    When the first choice cannot serve, the others are asked.
 
     :raises volmig.errors.UnsupportedTransfer: when the engine that was asked for, or none at all, can serve.
+    :raises volmig.errors.ProgramMissing: when the engine that was asked for, or the first choice, lacks its program,
+        and no other can serve.
     :raises volmig.errors.ConfigurationError: when the engine that was asked for is missing or broken.
     """
     if options.engine != AUTO:
@@ -50,18 +60,37 @@ def choose(source: End, destination: End, options: CopyOptions) -> tuple[Transfe
         if refusal:
             raise errors.UnsupportedTransfer(engine=options.engine, reason=refusal)
         return engine, "asked for"
+    preferred, reason = _first_choice(source, destination, options)
+    missing: errors.ProgramMissing | None = None
     refusals: list[str] = []
-    for name in engine_names():
+    for name in sorted(engine_names(), key=lambda name: name != preferred):
         try:
             engine = load_engine(name)
             refusal = engine.refusal(source, destination, options)
         except errors.ConfigurationError as exc:
             refusal = exc.message
+            if name == preferred and isinstance(exc, errors.ProgramMissing):
+                missing = exc
         if not refusal:
-            return engine, "; ".join(["first choice that can serve these ends", *refusals])
+            return engine, "; ".join([reason, *refusals])
         refusals.append(f"{name}: {refusal}")
+    if missing is not None:
+        raise missing
     raise errors.UnsupportedTransfer(
         engine=AUTO,
         reason="; ".join(refusals) or "no engine is installed",
         hint="Install a distribution with an engine that can, or change the ends of the copy.",
     )
+
+
+def _first_choice(source: End, destination: End, options: CopyOptions) -> tuple[str, str]:
+    """Return the engine that suits the ends best, and what about them decides it."""
+    if options.source_format != options.destination_format:
+        return _TRANSLATES, f"{options.source_format} is to become {options.destination_format}: {_TRANSLATES}"
+    if options.source_format != _RAW:
+        return _TRANSLATES, f"both ends are {options.source_format}: {_TRANSLATES}"
+    if is_address(source) or is_address(destination):
+        return _PREFERRED, f"an end is an NBD address, and {_PREFERRED} digests what it reads on the way"
+    if is_path(source) and is_path(destination):
+        return _PREFERRED, f"both ends are raw and local: {_PREFERRED}"
+    return _PREFERRED, f"an end is a file-like handle: {_PREFERRED}"

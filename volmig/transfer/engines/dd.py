@@ -9,9 +9,9 @@ import signal
 
 from volmig import errors
 from volmig.transfer.base import CopyJob, CopyOptions, End, EngineOutcome, TransferEngine
-from volmig.transfer.ends import is_path, name_of
-from volmig.transfer.process import TrackedProcess
-from volmig.transfer.requests import refuse_translation
+from volmig.transfer.ends.base import is_path, name_of
+from volmig.transfer.engines.process import TrackedProcess
+from volmig.transfer.nbd.address import is_address
 
 _PROGRAM = "dd"
 _PACKAGE = "coreutils"
@@ -37,10 +37,15 @@ class DdEngine(TransferEngine):
     def refusal(self, source: End, destination: End, options: CopyOptions) -> str:
         if not is_path(source) or not is_path(destination):
             return "dd copies paths only, and an end is a file-like handle"
+        if is_address(source) or is_address(destination):
+            return "dd copies paths only, and an end is an NBD address"
         if options.bandwidth_limit_bytes:
             return "dd cannot keep a bandwidth limit"
-        if reason := refuse_translation(options):
-            return reason
+        if options.source_format != "raw" or options.destination_format != "raw":
+            return (
+                "dd copies bytes as they are, and does not turn the format "
+                f"{options.source_format!r} into {options.destination_format!r}"
+            )
         if shutil.which(_PROGRAM) is None:
             raise errors.ProgramMissing(program=_PROGRAM, package=_PACKAGE)
         return ""

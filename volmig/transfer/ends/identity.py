@@ -1,0 +1,105 @@
+"""Telling files and block devices from others, also after a restart, and finding out that somebody wrote to them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+
+_SYSFS = Path("/sys/dev/block")
+_FS_IOC_GETVERSION = 0x80087601
+_WRITES = (4, 6, 11, 13)
+"""In a device's ``stat`` (kernel documentation, block/stat): write I/Os, write sectors, discard I/Os and sectors."""
+
+
+def identity_of(fd: int) -> tuple[str, ...] | None:
+    """Return what an open file or block device is known by; None for anything else.
+
+    A file: its file system, inode and, where the file system tells, the inode's generation. A device: the
+    identifier that the device mapper or the hardware gives it, else its number, which a restart may change. A loop
+    device over a whole file is that file.
+    """
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return ("file", _file_system(fd, status), str(status.st_ino), _generation(fd))
+    if stat.S_ISBLK(status.st_mode):
+        return _device_identity(_SYSFS / _number(status), _number(status))
+    return None
+
+
+def version_of(fd: int) -> tuple[int, ...] | None:
+    """Return what changes when somebody writes, as :attr:`volmig.transfer.base.EndMark.version`."""
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if stat.S_ISBLK(status.st_mode):
+        return _writes_counted(_SYSFS / _number(status))
+    return None
+
+
+def _number(status: os.stat_result) -> str:
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def _file_system(fd: int, status: os.stat_result) -> str:
+    # Some file systems have no identifier of their own; the device's number is the next best thing.
+    number = os.fstatvfs(fd).f_fsid
+    return f"{number:x}" if number else f"dev-{status.st_dev:x}"
+
+
+def _generation(fd: int) -> str:
+    answer = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETVERSION, answer)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM):
+            return ""
+        raise
+    return f"{struct.unpack_from('=I', answer)[0]:x}"
+
+
+def _device_identity(device: Path, number: str) -> tuple[str, ...]:
+    partition = _text(device / "partition")
+    if partition:
+        return (*_device_identity(device.resolve().parent, _text(device.resolve().parent / "dev")), "part", partition)
+    backing = _backing_file(device)
+    if backing is not None:
+        return backing
+    for name in ("dm/uuid", "uuid", "wwid", "device/wwid", "serial", "md/uuid"):
+        value = _text(device / name)
+        if value:
+            return ("device", name, value)
+    return ("device", "number", number)
+
+
+def _backing_file(device: Path) -> tuple[str, ...] | None:
+    path = _text(device / "loop/backing_file")
+    if not path or _text(device / "loop/offset") != "0":
+        return None
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return identity_of(fd)
+        finally:
+            os.close(fd)
+    return None
+
+
+def _writes_counted(device: Path) -> tuple[int, ...] | None:
+    if _text((device.resolve().parent if _text(device / "partition") else device) / "queue/iostats") == "0":
+        return None
+    fields = _text(device / "stat").split()
+    if len(fields) <= max(_WRITES):
+        return None
+    return tuple(int(fields[index]) for index in _WRITES)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

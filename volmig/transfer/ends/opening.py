@@ -1,0 +1,111 @@
+"""Opening the ends of a copy, and checking that they can be one."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from volmig import errors
+from volmig.transfer.ends.base import OpenEnd, name_of
+from volmig.transfer.ends.files import FileEnd
+from volmig.transfer.ends.handles import HandleEnd
+from volmig.transfer.nbd.address import is_address
+from volmig.transfer.requests import RAW, unwatched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from volmig.transfer.base import CopyOptions, End, HelperProcess
+    from volmig.transfer.flow.lookup import Lookup
+
+
+def open_source(
+    end: End, options: CopyOptions | None = None, on_process: Callable[[HelperProcess], None] = unwatched
+) -> OpenEnd:
+    """Open an end for reading; see :class:`OpenEnd` for its errors.
+
+    :param options: says the format. The content of an image is read by a program, which *on_process* is told of.
+    """
+    opened = _open(end, reads=True, writes=False, is_destination=False)
+    format_name = options.source_format if options else RAW
+    if options is None or format_name == RAW:
+        return opened
+    with opened:
+        return _image(opened, end, format_name, options, on_process)
+
+
+def open_checked_source(
+    end: End, options: CopyOptions, lookup: Lookup, on_process: Callable[[HelperProcess], None]
+) -> OpenEnd:
+    """Open a source whose format nobody has looked at yet; *lookup* does the looking.
+
+    :raises volmig.errors.UnsupportedFormat: when it does not have the format that the options say.
+    """
+    from volmig.transfer.images.formats import check_source
+
+    with _open(end, reads=True, writes=False, is_destination=False) as stored:
+        lookup.ask(stored, lambda: check_source(stored, options), "the reading of the header")
+    return open_source(end, options, on_process)
+
+
+def open_destination(end: End, *, reads: bool = False, writes: bool = True) -> OpenEnd:
+    """Open an end for writing, for reading back, or for both, as it is stored; it must exist, and is left as it is."""
+    return _open(end, reads=reads, writes=writes, is_destination=True)
+
+
+def open_arrived(end: End, options: CopyOptions, on_process: Callable[[HelperProcess], None]) -> OpenEnd:
+    """Open a destination for reading back what was copied to it, in the format that it was given."""
+    opened = open_destination(end, reads=True, writes=False)
+    if options.destination_format == RAW:
+        return opened
+    with opened:
+        return _image(opened, end, options.destination_format, options, on_process)
+
+
+def check_ends(source: OpenEnd, destination: OpenEnd, size_bytes: int, *, sized: bool = True) -> None:
+    """Check that *size_bytes* can be copied from one end to the other.
+
+    :param sized: whether the destination has its size already; an image that is made by the copy has not.
+
+    :raises volmig.errors.RequestInvalid: when both are the same storage.
+    :raises volmig.errors.SourceTooShort:
+    :raises volmig.errors.DestinationTooShort:
+    """
+    is_one_handle = (
+        isinstance(source, HandleEnd) and isinstance(destination, HandleEnd) and source.handle is destination.handle
+    )
+    if is_one_handle or (destination.identity is not None and destination.identity in source.identities):
+        raise errors.RequestInvalid(what=destination.name, reason="it is the same storage as the source of the copy")
+    if source.size_bytes < size_bytes:
+        raise errors.SourceTooShort(path=source.name, actual=source.size_bytes, expected=size_bytes)
+    if sized and destination.size_bytes < size_bytes:
+        raise errors.DestinationTooShort(path=destination.name, actual=destination.size_bytes, expected=size_bytes)
+
+
+def _open(end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenEnd:
+    if is_address(end):
+        # Not loaded by everyone who copies files.
+        from volmig.transfer.nbd.end import NbdEnd
+
+        return NbdEnd.connect(end, reads=reads, writes=writes, is_destination=is_destination)
+    if isinstance(end, str | os.PathLike):
+        mode = os.O_RDONLY if not writes else os.O_RDWR if reads else os.O_WRONLY
+        return FileEnd(os.fsdecode(end), mode, is_destination=is_destination)
+    return HandleEnd(end, reads=reads, writes=writes, is_destination=is_destination)
+
+
+def _image(
+    stored: OpenEnd, end: End, format_name: str, options: CopyOptions, on_process: Callable[[HelperProcess], None]
+) -> OpenEnd:
+    from volmig.transfer.images.end import open_image
+
+    if not isinstance(stored, FileEnd):
+        raise errors.UnsupportedFormat(
+            what=stored.name,
+            format=format_name,
+            reason="an image can be read only by its path",
+            hint="Name the image by its path.",
+        )
+    return open_image(
+        name_of(end), format_name, options=options, is_destination=stored.is_destination, on_process=on_process
+    )

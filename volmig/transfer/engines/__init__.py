@@ -1,0 +1,1 @@
+"""Transfer engines, the choice between them, and the programs that some of them run."""

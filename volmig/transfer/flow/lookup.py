@@ -1,0 +1,128 @@
+"""Asking an end where its data is, without being held up by storage that hangs.
+
+There is no request to a queue for that: it takes calls that wait in the kernel, or for a server, for as long as the
+storage does, and for the requests before them too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from volmig import errors
+from volmig.transfer.base import EndMark
+from volmig.transfer.control import Control
+from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.watch import first_mark
+
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 0.4
+_AT_ONCE = 64
+
+_WHERE = "the question where the data lies"
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Call:
+    end: OpenEnd
+    work: Callable[[], Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Lookup:
+    """A thread that asks ends, one question at a time, while the caller waits and listens to the control."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[_Call] = queue.SimpleQueue()
+        self._is_stuck = False
+        self._thread = threading.Thread(target=self._serve, name="volmig-lookup", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; one that hangs ends by itself when its question is answered."""
+        self._calls.put(None)
+        if not self._is_stuck:
+            self._thread.join()
+
+    def ask(self, end: OpenEnd, work: Callable[[], T], what: str) -> T:
+        """Return what *work* returns, which asks *end*; raise what it raises.
+
+        :param what: what is asked, for the error when it is not answered.
+        :raises volmig.errors.TransferCancelled: within a second of the cancellation.
+        """
+        started = time.monotonic()
+        self._calls.put(_Call(end=end, work=work))
+        # Whatever ends the waiting, an interrupt from the keyboard too, leaves the thread to itself.
+        self._is_stuck = True
+        until: float | None = None
+        while True:
+            with contextlib.suppress(queue.Empty):
+                call = self._ended.get(timeout=_POLL_SECONDS)
+                break
+            now = time.monotonic()
+            if self._control.cancelled:
+                until = until or now + _GRACE_SECONDS
+                if now >= until:
+                    raise self._unanswered(end, what, now - started)
+        self._is_stuck = False
+        if call.error is not None:
+            raise call.error
+        result: T = call.result
+        return result
+
+    def _unanswered(self, end: OpenEnd, what: str, seconds: float) -> errors.TransferCancelled:
+        cancelled = self._control.cancellation()
+        hint = f"{cancelled.hint} The storage hangs: {what} of {end.name} has not been answered for {seconds:.1f} s."
+        return errors.TransferCancelled(hint=hint, **cancelled.fields)
+
+    def extents(self, end: OpenEnd, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
+        """Yield what :meth:`OpenEnd.extents` does."""
+        extents = end.extents(size_bytes, begin_bytes)
+
+        def more() -> list[tuple[int, int]]:
+            return list(itertools.islice(extents, _AT_ONCE))
+
+        while found := self.ask(end, more, _WHERE):
+            yield from found
+
+    def data_bytes(self, end: OpenEnd, size_bytes: int, begin_bytes: int = 0) -> int:
+        """Return what :meth:`OpenEnd.data_bytes` does."""
+        return self.ask(end, lambda: end.data_bytes(size_bytes, begin_bytes), _WHERE)
+
+    def mark(self, end: OpenEnd) -> EndMark:
+        """Return what :func:`volmig.transfer.watch.first_mark` does."""
+        return self.ask(end, lambda: first_mark(end), "the flush")
+
+    def survey(self, end: OpenEnd, begin_bytes: int, end_bytes: int) -> None:
+        """Let an end do its :meth:`OpenEnd.survey`."""
+        self.ask(end, lambda: end.survey(begin_bytes, end_bytes), "the question where the holes lie")
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                with call.end.kept_open():
+                    call.result = call.work()
+            except BaseException as exc:  # noqa: BLE001 - raised where it was asked
+                call.error = exc
+            self._ended.put(call)
+
+
+@contextlib.contextmanager
+def looking(control: Control) -> Iterator[Lookup]:
+    """Give a :class:`Lookup`, and let go of it afterwards."""
+    lookup = Lookup(control)
+    try:
+        yield lookup
+    finally:
+        lookup.close()

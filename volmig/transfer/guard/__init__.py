@@ -1,0 +1,1 @@
+"""What stands against overwriting a path: who uses it, and what is on it."""

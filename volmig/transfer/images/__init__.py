@@ -1,0 +1,1 @@
+"""Disk images: telling their formats without believing them, and their content as an end."""
