@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from volmig.cli import sizes
-from volmig.cli.progress import is_measured
-from volmig.model import Phase
+from volmig.cli.progress import Snapshot, snapshot_of
 
 if TYPE_CHECKING:
     from volmig.engine import MigrationEvent
-    from volmig.model import Migration
 
 
 class _Console(Console):
@@ -53,30 +51,33 @@ class LiveProgress:
 
     def update(self, event: MigrationEvent) -> None:
         """Redraw the bars."""
-        migration = event.migration
-        if migration.phase.is_final:
-            self._end(migration)
+        self.show(snapshot_of(event))
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Redraw the bars."""
+        if snapshot.is_final:
+            self._end(snapshot)
             return
-        name = migration.stage or migration.phase.value.replace("_", " ")
+        name = snapshot.stage or snapshot.label
         if name != self._current:
             self._leave(self._current)
             self._current = name
             if name not in self._shown:
                 self._shown[name] = self._bars.add_task(f"{name:<10}", total=1, told="")
-        measured = is_measured(migration)
+        measured = snapshot.is_measured
         self._bars.update(
             self._shown[name],
-            total=migration.bytes_total if measured else 1,
-            completed=migration.bytes_done if measured else 0,
-            told=self._told(migration) if measured else "",
+            total=snapshot.bytes_total if measured else 1,
+            completed=snapshot.bytes_done if measured else 0,
+            told=self._told(snapshot) if measured else "",
         )
         self._bars.refresh()
 
-    def _end(self, migration: Migration) -> None:
+    def _end(self, snapshot: Snapshot) -> None:
         """Show the end: what moved data is full after a success, and stands where it stopped otherwise."""
         self._leave(self._current)
         self._current = ""
-        if migration.phase is Phase.SUCCESS:
+        if snapshot.is_success:
             for task in self._bars.tasks:
                 self._bars.update(task.id, completed=task.total, told=f"100 %  {_amount(task.total or 0)}")
         self._bars.refresh()
@@ -92,13 +93,13 @@ class LiveProgress:
         self._bars.remove_task(task)
         del self._shown[name]
 
-    def _told(self, migration: Migration) -> str:
-        percent = 100 * migration.bytes_done // migration.bytes_total
-        told = [f"{percent:3} %", _amount(migration.bytes_done)]
-        if migration.rate_bytes > 0:
-            told.append(sizes.format_rate(migration.rate_bytes))
-            if migration.eta_seconds is not None:
-                told.append(f"{sizes.format_duration(migration.eta_seconds)} left")
+    def _told(self, snapshot: Snapshot) -> str:
+        percent = 100 * snapshot.bytes_done // snapshot.bytes_total
+        told = [f"{percent:3} %", _amount(snapshot.bytes_done)]
+        if snapshot.rate_bytes > 0:
+            told.append(sizes.format_rate(snapshot.rate_bytes))
+            if snapshot.eta_seconds is not None:
+                told.append(f"{sizes.format_duration(snapshot.eta_seconds)} left")
         return "  ".join(told)
 
     def note(self, text: str) -> None:

@@ -1,10 +1,11 @@
-"""Showing how far a migration is: a live bar on a terminal, plain lines everywhere else."""
+"""Showing how far a migration or a copy is: a live bar on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -14,7 +15,6 @@ from volmig.model import Phase
 
 if TYPE_CHECKING:
     from volmig.engine import MigrationEvent
-    from volmig.model import Migration
 
 LINE_INTERVAL_SECONDS = 3.0
 """How often a plain line is written while nothing but the figures changes."""
@@ -33,6 +33,9 @@ class Progress(Protocol):
 
     def update(self, event: MigrationEvent) -> None:
         """Show what has become of the migration."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how far it is."""
 
     def note(self, text: str) -> None:
         """Show a line of text."""
@@ -62,41 +65,73 @@ def is_live(stream: TextIO, environment: Mapping[str, str] | None = None) -> boo
     return stream.isatty() and terminal not in ("", "dumb", "unknown")
 
 
-def label(event: MigrationEvent) -> str:
-    """Return what is going on, in a word or two."""
-    phase = event.migration.phase.value.replace("_", " ")
-    return f"{phase} ({event.migration.stage})" if event.migration.stage else phase
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """How far something is, as it is shown."""
+
+    label: str
+    """What is going on, in a word or two."""
+    stage: str = ""
+    """The part of a copy that is going on; empty when none is."""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate_bytes: float = 0.0
+    eta_seconds: float | None = None
+    remark: str = ""
+    """Why it ended as it did."""
+    is_final: bool = False
+    is_success: bool = False
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether data is being moved or compared, so that the figures mean something."""
+        return self.stage in ("copy", "verify") and self.bytes_total > 0
 
 
-def is_measured(migration: Migration) -> bool:
-    """Say whether data is being moved or compared, so that the figures mean something."""
-    return migration.stage in ("copy", "verify") and migration.bytes_total > 0
+def snapshot_of(event: MigrationEvent) -> Snapshot:
+    """Return what is shown of a migration."""
+    migration = event.migration
+    phase = migration.phase.value.replace("_", " ")
+    remark = f"{printable(migration.error_message)} [{migration.error_code}]"
+    return Snapshot(
+        label=f"{phase} ({migration.stage})" if migration.stage else phase,
+        stage=migration.stage,
+        bytes_done=migration.bytes_done,
+        bytes_total=migration.bytes_total,
+        rate_bytes=migration.rate_bytes,
+        eta_seconds=migration.eta_seconds,
+        remark=remark if migration.phase is Phase.ERROR else "",
+        is_final=migration.phase.is_final,
+        is_success=migration.phase is Phase.SUCCESS,
+    )
 
 
-def amounts(migration: Migration) -> list[str]:
+def amounts(snapshot: Snapshot) -> list[str]:
     """Return how much is done, how fast it goes and how long it takes, as far as that is known."""
     told: list[str] = []
-    if not is_measured(migration):
+    if not snapshot.is_measured:
         return told
-    percent = 100 * migration.bytes_done // migration.bytes_total
+    percent = 100 * snapshot.bytes_done // snapshot.bytes_total
     told.append(
-        f"{sizes.format_approximate(migration.bytes_done)} of "
-        f"{sizes.format_approximate(migration.bytes_total)} ({percent} %)"
+        f"{sizes.format_approximate(snapshot.bytes_done)} of "
+        f"{sizes.format_approximate(snapshot.bytes_total)} ({percent} %)"
     )
-    if migration.rate_bytes > 0:
-        told.append(sizes.format_rate(migration.rate_bytes))
-        if migration.eta_seconds is not None:
-            told.append(f"{sizes.format_duration(migration.eta_seconds)} left")
+    if snapshot.rate_bytes > 0:
+        told.append(sizes.format_rate(snapshot.rate_bytes))
+        if snapshot.eta_seconds is not None:
+            told.append(f"{sizes.format_duration(snapshot.eta_seconds)} left")
     return told
+
+
+def line_of(snapshot: Snapshot) -> str:
+    """Return it in one plain line."""
+    told = [*amounts(snapshot), *([snapshot.remark] if snapshot.remark else [])]
+    return snapshot.label + (f": {', '.join(told)}" if told else "")
 
 
 def progress_line(event: MigrationEvent) -> str:
     """Return the state of a migration in one plain line."""
-    migration = event.migration
-    told = amounts(migration)
-    if migration.phase is Phase.ERROR:
-        told.append(f"{printable(migration.error_message)} [{migration.error_code}]")
-    return label(event) + (f": {', '.join(told)}" if told else "")
+    return line_of(snapshot_of(event))
 
 
 class SilentProgress:
@@ -113,12 +148,15 @@ class SilentProgress:
     def update(self, event: MigrationEvent) -> None:
         """Show nothing."""
 
+    def show(self, snapshot: Snapshot) -> None:
+        """Show nothing."""
+
     def note(self, text: str) -> None:
         """Show nothing."""
 
 
 class PlainProgress:
-    """Writes a line at each change of phase or stage, and one every few seconds between."""
+    """Writes a line whenever something else goes on, and one every few seconds between."""
 
     def __init__(
         self,
@@ -144,12 +182,16 @@ class PlainProgress:
 
     def update(self, event: MigrationEvent) -> None:
         """Write a line when it is time for one."""
-        line, now = progress_line(event), self._clock()
-        if label(event) == self._last_label and (
+        self.show(snapshot_of(event))
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Write a line when it is time for one."""
+        line, now = line_of(snapshot), self._clock()
+        if snapshot.label == self._last_label and (
             line == self._last_line or now - self._last_time < self._interval_seconds
         ):
             return
-        self._last_label, self._last_line, self._last_time = label(event), line, now
+        self._last_label, self._last_line, self._last_time = snapshot.label, line, now
         self.note(line)
 
     def note(self, text: str) -> None:
@@ -185,6 +227,10 @@ class SteadyProgress:
     def update(self, event: MigrationEvent) -> None:
         """Show what has become of the migration, if anybody still looks."""
         self._try(lambda: self._shown.update(event))
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how far it is, if anybody still looks."""
+        self._try(lambda: self._shown.show(snapshot))
 
     def note(self, text: str) -> None:
         """Show a line of text, if anybody still looks."""
