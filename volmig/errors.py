@@ -244,6 +244,14 @@ class DestinationNotWritable(RequestError):
     hint_template = "Name another destination, or make this one writable."
 
 
+class PathUnusable(RequestError):
+    """A path that was named leads to nothing, or may not be used."""
+
+    code = "path-unusable"
+    template = "{path} cannot be used: {reason}."
+    hint_template = "Check the spelling, and the rights on it and on its directory."
+
+
 class CheckpointMismatch(RequestError):
     """A checkpoint was made for another copy, or for ends that are no longer what they were."""
 
@@ -440,6 +448,14 @@ class StoreUnreachable(TemporaryError):
     code = "store-unreachable"
     template = "The database {database} cannot be reached: {reason}."
     hint_template = "Try again when its server is back; a change that was under way may have been recorded."
+
+
+class ResourcesExhausted(TemporaryError):
+    """The system gives this process no more memory or threads."""
+
+    code = "resources-exhausted"
+    template = "There is no {what}: {reason}."
+    hint_template = "Raise the limits of the process (`ulimit -a`, its control group), or let fewer copies run at once."
 
 
 class LeaseLost(TemporaryError):

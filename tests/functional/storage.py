@@ -7,6 +7,7 @@ import ctypes
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,8 +53,16 @@ def mounted(folder: Path, size_bytes: int, *options: str) -> Iterator[Path]:
         try:
             yield place
         finally:
-            run("umount", place)
+            unmount(place)
     image.unlink()
+
+
+def unmount(place: Path, seconds: float = 20.0) -> None:
+    """Unmount a file system; the kernel lets go of what a process had under way some time after its end."""
+    end = time.monotonic() + seconds
+    while subprocess.run(["umount", str(place)], capture_output=True, timeout=60, check=False).returncode:
+        assert time.monotonic() < end, f"{place} cannot be unmounted"
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from .cli_support import MIB, REPOSITORY, Cli, environment, pattern, read_terminal, terminal, until
+from .storage import mounted, thawed
 
 SIZE = 8 * MIB + 4096 + 512
 LARGE = 384 * MIB
@@ -84,9 +85,8 @@ class TestFiles:
         shown = cli.json("copy", "--size", "1MiB", str(source), str(tmp_path / "new"))
         assert shown["bytes_total"] == MIB
         assert (tmp_path / "new").read_bytes() == source.read_bytes()[:MIB]
-        assert (
-            "[source-too-short]" in cli("copy", "--size", "1GiB", str(source), str(tmp_path / "x"), check=None).stderr
-        )
+        done = cli("copy", "--size", "1GiB", str(source), str(tmp_path / "x"), check=2)
+        assert f"{source} has {SIZE} bytes" in done.stderr
         assert not (tmp_path / "x").exists()
 
     def test_a_directory_of_a_reader_s_own_is_not_needed(self, cli: Cli, source: Path, tmp_path: Path) -> None:
@@ -214,7 +214,14 @@ class TestInterrupted:
         with new.open("r+b") as file:
             file.seek(MIB)
             file.write(b"changed")
-        assert "[verification-failed]" in cli("copy", "--resume", str(kept), str(large), str(new), check=5).stderr
+        told = cli("copy", "--resume", str(kept), str(large), str(new), check=5).stderr
+        assert "[verification-failed]" in told
+        assert position(kept) == 0
+        again = re.search(r"begin again, from the first byte, with: volmig (.*)", told)
+        assert again is not None
+        cli("-q", *again[1].split())
+        assert same(large, new)
+        assert not kept.exists()
 
     def test_a_status_on_request(self, cli: Cli, large: Path, tmp_path: Path) -> None:
         with self.running(cli, "-q", str(large), str(tmp_path / "new")) as process:
@@ -485,3 +492,113 @@ def test_a_device_that_was_used_for_something_else_since_is_refused(cli: Cli, la
     ext4(device, "in the meantime")
     assert "label 'in the meantime'" in refused(cli, large, device, "--resume", str(kept))
     assert kept.exists()
+
+
+class Numbered:
+    """A loop device with a number that it keeps while it is detached and attached again."""
+
+    def __init__(self, stack: contextlib.ExitStack, *options: str) -> None:
+        self.options = options
+        self.node = run("losetup", "--find")
+        stack.callback(self.detach)
+
+    def attach(self, backing: Path) -> None:
+        run("losetup", *self.options, self.node, str(backing))
+
+    def detach(self) -> None:
+        subprocess.run(["losetup", "--detach", self.node], capture_output=True, check=False)
+        until(lambda: not Path(f"/sys/block/{Path(self.node).name}/loop/backing_file").exists(), "it was detached")
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    assert os.geteuid() == 0, "block devices can be made by root only: run this tier as root"
+    with contextlib.ExitStack() as made:
+        yield made
+
+
+def killed(cli: Cli, kept: Path, *words: str) -> None:
+    """Run a copy until it has recorded something, and kill it."""
+    with cli.running("copy", "--limit", "64MiB", "--resume", str(kept), *words) as process:
+        until(lambda: kept.exists() and position(kept), "a checkpoint was written", seconds=60)
+        process.kill()
+        process.wait(timeout=30)
+
+
+def test_a_source_that_was_detached_and_changed_is_refused(cli: Cli, large: Path, stack: contextlib.ExitStack) -> None:
+    # Its counters of writes begin anew, and come to what they were.
+    device, kept, new = Numbered(stack), cli.directory / "kept", cli.directory / "new"
+    device.attach(large)
+    killed(cli, kept, device.node, str(new))
+    device.detach()
+    with large.open("r+b") as file:
+        file.write(pattern(MIB, seed=99))
+    device.attach(large)
+    told = cli("copy", "--resume", str(kept), device.node, str(new), check=2).stderr
+    assert "[checkpoint-mismatch]" in told
+    assert "or was detached, or the machine restarted: nobody can tell" in told
+    assert f"removing {kept}, and --force" in told
+    kept.unlink()
+    cli("copy", "--force", device.node, str(new))
+    assert same(large, new)
+
+
+def test_another_destination_that_has_the_number_now_is_not_written_to(
+    cli: Cli, large: Path, stack: contextlib.ExitStack
+) -> None:
+    # With an offset it is no longer all of its file, so that nothing but its number is known of it.
+    device, kept = Numbered(stack, "--offset", str(MIB)), cli.directory / "kept"
+    first, other = cli.directory / "first", cli.directory / "other"
+    for backing in (first, other):
+        backing.write_bytes(b"")
+        os.truncate(backing, LARGE + MIB)
+    device.attach(first)
+    killed(cli, kept, str(large), device.node)
+    device.detach()
+    device.attach(other)
+    told = cli("copy", "--resume", str(kept), str(large), device.node, check=2).stderr
+    assert "[checkpoint-mismatch]" in told
+    assert "or it was detached meanwhile" in told
+    device.detach()
+    assert other.stat().st_blocks == 0
+
+
+def test_a_loop_device_over_a_part_of_the_source_is_not_written_to(
+    cli: Cli, large: Path, stack: contextlib.ExitStack
+) -> None:
+    device = Numbered(stack, "--offset", str(MIB))
+    device.attach(large)
+    assert "same storage" in cli("copy", "--force", "--size", "1MiB", str(large), device.node, check=2).stderr
+
+
+class TestFrozen:
+    """A file system that stops answering, and the user who wants out."""
+
+    def told(self, file: Path, word: str, seconds: float) -> None:
+        until(lambda: word in file.read_text(), f"it said {word}", seconds)
+
+    @pytest.mark.parametrize("present", [False, True], ids=["new", "empty"])
+    def test_the_first_interrupt_ends_with_a_word(self, cli: Cli, large: Path, present: bool) -> None:
+        said = cli.directory / "said"
+        with mounted(cli.directory, 600 * MIB) as place, thawed(place), said.open("w") as stderr:
+            new = place / "new"
+            if present:
+                new.touch()
+            with cli.running("copy", "--limit", "64MiB", str(large), str(new), stderr=stderr) as process:
+                # Before it waits for the process, which goes only when the storage answers.
+                with thawed(place):
+                    until(lambda: new.exists() and new.stat().st_blocks > 0, "something was written")
+                    run("fsfreeze", "--freeze", str(place))
+                    time.sleep(1)
+                    process.send_signal(signal.SIGINT)
+                    self.told(said, "[transfer-cancelled]", 4)
+                    doing = "emptying" if present else "removing"
+                    assert f"{doing} it hangs: its storage does not answer" in said.read_text()
+                    until(lambda: has_left(process), "it left", 2)
+                assert process.wait(timeout=30) == 130
+
+
+def has_left(process: subprocess.Popen[str]) -> bool:
+    """Say whether a process has ended as far as that is up to it: the kernel keeps it while a request is under way."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return "State:\tZ" in status or bool(process.poll())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from volmig import errors
-from volmig.cli import sizes
+from volmig.cli import report, sizes
 from volmig.cli.base import ShowCommand, command_line
 from volmig.cli.cells import Cell, plain
 from volmig.cli.interrupts import Interrupts
@@ -20,7 +20,7 @@ from volmig.cli.progress import progress_for
 if TYPE_CHECKING:
     from volmig.cli.copy_run import StatusRequests
     from volmig.cli.target import Target
-    from volmig.transfer import Checkpoint, CopyOptions, TransferResult
+    from volmig.transfer import Checkpoint, CopyOptions, TransferProgress, TransferResult
     from volmig.transfer.resume.checkpoints import CheckpointFile
 
 _RAW = "raw"
@@ -186,6 +186,7 @@ class _Task:
         self._options = _options(parsed_args)
 
     def run(self) -> TransferResult:
+        from volmig.cli import copy_checks as checks
         from volmig.transfer.resume.checkpoints import CheckpointFile
 
         with ExitStack() as stack:
@@ -193,8 +194,10 @@ class _Task:
             self._interrupts.check()
             if self._args.resume is None:
                 return self._to_target(size_bytes, None, None)
+            checks.check_checkpoint_apart(self._args.resume, self._args.source, self._args.destination)
             kept = stack.enter_context(CheckpointFile(self._args.resume))
-            checkpoint = kept.begin()
+            with checks.usable():
+                checkpoint = kept.begin()
             try:
                 result = self._to_target(size_bytes, kept, checkpoint)
             except (errors.RequestError, errors.ConfigurationError):
@@ -206,11 +209,10 @@ class _Task:
 
     def _size_bytes(self) -> int:
         """Return how much is to be copied, after a look at the source."""
-        from volmig.transfer.ends import opening
+        from volmig.cli import copy_checks as checks
         from volmig.transfer.guard import occupied
 
-        with opening.open_source(self._args.source, self._options) as source:
-            size_bytes = source.size_bytes
+        size_bytes = checks.source_size(self._args.source, self._options, self._args.size)
         storage = occupied.identify(self._args.source)
         if storage is not None:
             for place in occupied.mounted_at(storage):
@@ -218,7 +220,7 @@ class _Task:
                     f"Warning: {self._args.source} is mounted at {place}. What is written there meanwhile makes the "
                     "copy one of no single moment."
                 )
-        return size_bytes if self._args.size is None else int(self._args.size)
+        return size_bytes
 
     def _to_target(self, size_bytes: int, kept: CheckpointFile | None, checkpoint: Checkpoint | None) -> TransferResult:
         from volmig.cli.target import Target, Wanted
@@ -237,16 +239,19 @@ class _Task:
             try:
                 self._interrupts.check()
                 if kept is not None:
+                    # Before it has a size, by which it would look like somebody's: a kill may come at any moment.
                     kept.name_destination(target.identity)
-                result = self._copy(target, size_bytes, kept, checkpoint)
-                target.settle()
+                target.prepare()
+                return self._copy(target, size_bytes, kept, checkpoint)
             except errors.VolmigError as error:
-                raise self._told(error, target, kept) from error
-            except BaseException:
+                told = self._told(error, target, kept)
+                _leave_if_hanging(target, told)
+                raise told from error
+            except BaseException as error:
                 if kept is None:
                     target.undo()
+                _leave_if_hanging(target, error)
                 raise
-        return result
 
     def _copy(
         self, target: Target, size_bytes: int, kept: CheckpointFile | None, checkpoint: Checkpoint | None
@@ -269,17 +274,21 @@ class _Task:
                 tell=self._tell if self._command.quiet else progress.note,
                 leaving=lambda: self._leaving(kept),
             )
-            return run.run(
-                lambda report: transfer.copy(
+
+            def work(tell: Callable[[TransferProgress], None]) -> TransferResult:
+                result = transfer.copy(
                     self._args.source,
                     target.end,
                     size_bytes=size_bytes,
                     options=options,
-                    progress=report,
+                    progress=tell,
                     control=control,
                     **resume,
                 )
-            )
+                target.settle()
+                return result
+
+            return run.run(work)
 
     def _check_resumes(self, target: Target, options: CopyOptions) -> None:
         from volmig.transfer.engines.choice import choose
@@ -309,19 +318,39 @@ class _Task:
         if isinstance(error, errors.TransferCancelled) and hint == error.hint_template:
             hint = "The source is unchanged."
             state = state or [f"{self._args.destination} is incomplete."]
-        if kept is not None and not nothing_done:
+        if kept is not None and isinstance(error, errors.VerificationFailed | errors.SourceChanged):
+            # What is recorded as finished is wrong, or of another state of the source: going on would fail again.
+            state.append(self._begin_again(kept))
+        elif kept is not None and not nothing_done:
             state.append(self._go_on_with(kept))
         fields = {name: _renamed(value, target) for name, value in error.fields.items()}
         if isinstance(error, errors.CheckpointMismatch):
             fields["path"] = self._args.resume
+            hint = f"{hint} That takes removing {self._args.resume}, and --force for what was written already."
         return type(error)(hint=" ".join(filter(None, [_renamed(hint, target), *state])), **fields)
 
     def _leaving(self, kept: CheckpointFile | None) -> str:
         return f"{self._args.destination} is incomplete." if kept is None else self._go_on_with(kept)
 
+    def _begin_again(self, kept: CheckpointFile) -> str:
+        try:
+            kept.forget()
+        except errors.VolmigError as error:
+            return f"To begin again, remove {self._args.resume} first, which could not be changed: {error.message}"
+        command = command_line(None, *_words(self._args))
+        return f"What was finished is no longer relied upon; begin again, from the first byte, with: {command}"
+
     def _go_on_with(self, kept: CheckpointFile) -> str:
         how = "Go on" if kept.has_checkpoint else "Nothing was recorded as finished yet; begin again"
         return f"{how} with: {command_line(None, *_words(self._args))}"
+
+
+def _leave_if_hanging(target: Target, error: BaseException) -> None:
+    """End the process with its error, if it would else wait for storage that does not answer."""
+    from volmig.cli.copy_run import leave
+
+    if target.hangs:
+        leave("".join(f"{line}\n" for line in report.error_lines(error)), report.exit_status(error))
 
 
 def _renamed(value: Any, target: Target) -> Any:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from volmig.cli import sizes
 from volmig.cli.interrupts import Interrupted, Interrupts
@@ -18,6 +18,8 @@ from volmig.cli.report import ExitStatus
 from volmig.transfer import Control, TransferProgress, TransferResult
 
 _LOOK_SECONDS = 0.2
+_JOIN_SECONDS = 0.5
+_CANCEL_SECONDS = 10.0
 
 Work = Callable[[Callable[[TransferProgress], None]], TransferResult]
 """The copy; it is given what to call with its progress."""
@@ -79,19 +81,21 @@ class CopyRun:
         self._error: BaseException | None = None
         self._last: TransferProgress | None = None
         self._presses = 0
+        # The thread itself may last longer: the system lets it go only when no request of its is under way.
+        self._ended = threading.Event()
 
     def run(self, work: Work) -> TransferResult:
         """Do the work; return what it returns, and raise what it raises."""
         thread = threading.Thread(target=self._work, args=(work,), name="copy", daemon=True)
         thread.start()
         try:
-            while thread.is_alive() or not self._news.empty():
+            while not self._ended.is_set() or not self._news.empty():
                 self._look()
         except BaseException:
             self._control.cancel()
-            thread.join()
+            self._ended.wait(_CANCEL_SECONDS)
             raise
-        thread.join()
+        thread.join(_JOIN_SECONDS)
         if self._error is not None:
             raise self._error
         if self._result is None:
@@ -105,6 +109,7 @@ class CopyRun:
         except BaseException as exc:  # noqa: BLE001 - raised in the thread that waits for it
             self._error = exc
         finally:
+            self._ended.set()
             # Wakes the other thread.
             self._news.put(None)
 
@@ -136,11 +141,17 @@ class CopyRun:
             self._leave()
 
     def _leave(self) -> None:
-        try:
-            sys.stderr.write(f"Left the copy unfinished. {self._leaving()}\n")
-            sys.stderr.flush()
-        finally:
-            os._exit(ExitStatus.CANCELLED)
+        leave(f"Left the copy unfinished. {self._leaving()}\n", ExitStatus.CANCELLED)
+
+
+def leave(text: str, status: int) -> NoReturn:
+    """Say something and end the process at once, without anything that waits for storage."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
 
 
 def snapshot_of(news: TransferProgress) -> Snapshot:

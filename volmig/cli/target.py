@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,12 +16,15 @@ from types import TracebackType
 from typing import Self
 
 from volmig import errors
-from volmig.transfer.ends.identity import identity_of
+from volmig.transfer.ends.identity import identity_of, is_certain
 from volmig.transfer.guard import occupied, signatures
 from volmig.transfer.guard.occupied import Storage
 from volmig.transfer.nbd.address import is_address
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENXIO})
+
+
+_UNDO_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Wanted:
 class Target:
     """A destination that was found fit; entering and leaving it does nothing but closing at the end.
 
+    Nothing but making a new file is done before :meth:`prepare`.
+
     A block device is claimed meanwhile, as mkfs does it, so that nobody can mount it. All that is done with the
     destination goes through the descriptor that was checked: what happens to the path meanwhile changes nothing.
 
@@ -57,6 +64,8 @@ class Target:
         """What the copy is given: leads to the open file from this process, and from programs that it starts."""
         self.is_zero = False
         """Whether it reads as zeroes, since it was made, or was empty."""
+        self.hangs = False
+        """Whether its storage did not answer in time when something was to be taken back."""
         self._wanted = wanted
         self._is_new = False
         self._was_empty = False
@@ -90,6 +99,24 @@ class Target:
         """Whether it was made by this run."""
         return self._is_new
 
+    def prepare(self) -> None:
+        """Make a regular file as large as the copy, if it is smaller.
+
+        :raises volmig.errors.DestinationNotWritable: when that cannot be.
+        """
+        if self._fd < 0:
+            return
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode) or not self._wanted.sized or status.st_size >= self._wanted.size_bytes:
+            return
+        if not self._is_new and not status.st_size and self._wanted.identity is None:
+            self._was_empty = self.is_zero = True
+        try:
+            os.ftruncate(self._fd, self._wanted.size_bytes)
+        except OSError as exc:
+            reason = f"it cannot be made {self._wanted.size_bytes} bytes large: {exc.strerror}"
+            raise errors.DestinationNotWritable(path=self.name, reason=reason) from exc
+
     def settle(self) -> None:
         """Make sure, after the copy, that what was written is what the path leads to, also after a crash.
 
@@ -112,21 +139,57 @@ class Target:
             os.fsync(self._directory)
 
     def undo(self) -> str:
-        """Take back what this run made; return what was done in words, empty when nothing was."""
-        if self._fd < 0:
+        """Take back what this run made; return what was done in words, empty when nothing was.
+
+        Waits a second at most: storage that does not answer must not keep anybody from being told why the copy ended.
+        """
+        if self._fd < 0 or not (self._is_new or self._was_empty):
             return ""
-        if self._is_new:
-            self._is_new = False
-            return self._remove()
-        if self._was_empty:
-            os.ftruncate(self._fd, 0)
-            return f"{self.name}, which was empty before, was emptied."
-        return ""
+        said: list[str] = []
+        if self._in_time(lambda: said.append(self._take_back())):
+            return said[0]
+        doing = "removing" if self._is_new else "emptying"
+        return f"{self.name} is unfinished, and {doing} it hangs: its storage does not answer."
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it; by a thread of its own when its storage does not answer, as the last close of a device asks."""
+        if self._fd >= 0 and not self.hangs:
+            self._in_time(self._stack.close)
+        elif not self.hangs:
+            self._stack.close()
         self._fd = -1
-        self._stack.close()
+
+    def _in_time(self, work: Callable[[], object]) -> bool:
+        """Do something that may hang; say whether it was done in time. If not, what is held is let go of when it is."""
+        lock, done, given_up = threading.Lock(), threading.Event(), threading.Event()
+
+        def act() -> None:
+            # What closing says is too late for anybody: all that counts was flushed before.
+            try:
+                with contextlib.suppress(OSError):
+                    work()
+            finally:
+                with lock:
+                    done.set()
+                if given_up.is_set():
+                    self._stack.close()
+
+        threading.Thread(target=act, name="copy-undo", daemon=True).start()
+        done.wait(_UNDO_SECONDS)
+        with lock:
+            if not done.is_set():
+                given_up.set()
+                self.hangs = True
+        return not self.hangs
+
+    def _take_back(self) -> str:
+        if self._is_new:
+            return self._remove()
+        try:
+            os.ftruncate(self._fd, 0)
+        except OSError as exc:
+            return f"{self.name} is unfinished, and could not be emptied ({exc.strerror})."
+        return f"{self.name}, which was empty before, was emptied."
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -160,8 +223,6 @@ class Target:
             self._check_file(status, storage)
         # The very same, whatever the path leads to by now.
         self._fd = self._held(f"/proc/self/fd/{looked_at}", os.O_RDWR)
-        if not storage.is_device:
-            self._fit(status)
 
     def _held(self, path: str, flags: int) -> int:
         """Return a descriptor that lasts as long as this object."""
@@ -187,25 +248,17 @@ class Target:
             raise self._not_writable(exc) from exc
         self._stack.callback(os.close, self._fd)
         self._is_new = self.is_zero = True
-        self._fit(os.fstat(self._fd))
-
-    def _fit(self, status: os.stat_result) -> None:
-        """Make a regular file as large as the copy, if it is smaller."""
-        if not self._wanted.sized or status.st_size >= self._wanted.size_bytes:
-            return
-        if not status.st_size and self._wanted.identity is None:
-            self._was_empty = self.is_zero = True
-        try:
-            os.ftruncate(self._fd, self._wanted.size_bytes)
-        except OSError as exc:
-            reason = f"it cannot be made {self._wanted.size_bytes} bytes large: {exc.strerror}"
-            raise errors.DestinationNotWritable(path=self.name, reason=reason) from exc
 
     # --- checks -------------------------------------------------------------------------------
 
     def _check_identity(self, fd: int) -> None:
-        if self._wanted.identity is not None and identity_of(fd) != self._wanted.identity:
-            raise self._mismatch(f"what is at {self.name} is not what it was writing to")
+        if self._wanted.identity is None:
+            return
+        if identity_of(fd) != self._wanted.identity:
+            detached = "" if self._wanted.identity[0] == "file" else ", or it was detached meanwhile"
+            raise self._mismatch(f"what is at {self.name} is not what it was writing to{detached}")
+        if not is_certain(self._wanted.identity):
+            raise self._mismatch(f"nobody can tell whether {self.name} is still the device that it was writing to")
 
     def _check_device(self, fd: int, storage: Storage) -> None:
         size_bytes = os.lseek(fd, 0, os.SEEK_END)

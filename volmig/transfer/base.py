@@ -12,7 +12,9 @@ import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, TypeAlias, TypeVar
+
+from volmig import errors
 
 if TYPE_CHECKING:
     from volmig.transfer.control import Control
@@ -50,9 +52,15 @@ class Tail(enum.StrEnum):
     """It reads as zeroes afterwards."""
 
 
+_Choice = TypeVar("_Choice", bound=enum.StrEnum)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyOptions:
-    """How to copy."""
+    """How to copy. What is a choice (:attr:`verify`, :attr:`tail`) may be given as its string, too.
+
+    :raises volmig.errors.RequestInvalid: when there is no such choice.
+    """
 
     engine: str = "auto"
     """Name of an engine, or ``auto``: the best that can serve the ends."""
@@ -75,6 +83,19 @@ class CopyOptions:
     backing_directories: tuple[str, ...] = ()
     """Directories, beside the image's own, in which the backing files of a source image may lie."""
 
+    def __post_init__(self) -> None:
+        # A string that is left as it is would be none of the members that the copy asks for.
+        object.__setattr__(self, "verify", _chosen(Verify, self.verify, "verify"))
+        object.__setattr__(self, "tail", _chosen(Tail, self.tail, "tail"))
+
+
+def _chosen(choices: type[_Choice], value: str, what: str) -> _Choice:
+    try:
+        return choices(value)
+    except ValueError as exc:
+        known = ", ".join(repr(str(choice)) for choice in choices)
+        raise errors.RequestInvalid(what=what, reason=f"{value!r} is none of {known}") from exc
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndMark:
@@ -85,7 +106,8 @@ class EndMark:
     version: tuple[int, ...] | None
     """What changes when somebody writes to it. Of a regular file: size in bytes, time of modification and time of
     status change (``ctime``) in ns. Of a block device: the writes and discards that the kernel has counted on it, and
-    the sectors of each. None for what tells nothing of the kind: other handles, and NBD."""
+    the sectors of each; then, where the kernel has them, the number of its attachment and of the system's start,
+    without which the counters mean nothing once it was detached. None for what tells nothing: other handles, NBD."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -113,9 +113,9 @@ class Control:
         deadline does not bring it back.
 
         The fence is as good as a process can make it by itself: one that is held up between looking at the clock
-        and writing still does what it was about to ask for: one request to each handle, up to 64 requests of 16 MiB
-        in all to files and block devices. What was written in time may lie in the system's memory, or in a handle's,
-        and reach the storage later.
+        and writing still does what it was about to ask for: one request to a handle; to anything else up to 64
+        requests, in which together there are 16 MiB of data at most, and beside which ranges may be made zero. What
+        was written in time may lie in the system's memory, or in a handle's, and reach the storage later.
         """
         return self._deadline_seconds
 

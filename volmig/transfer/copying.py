@@ -144,7 +144,7 @@ def copy_data(
     with (
         looking(control) as lookup,
         opening.open_checked_source(source, options, lookup, on_process) as opened_source,
-        opening.open_destination(destination, reads=reads) as opened_destination,
+        opening.open_destination(destination, reads=reads, lookup=lookup) as opened_destination,
     ):
         makes_image = options.destination_format != RAW
         opening.check_ends(opened_source, opened_destination, size_bytes, sized=not makes_image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from volmig import errors
 from volmig.transfer.base import CopyOptions, End
@@ -11,7 +11,7 @@ from volmig.transfer.digest import TreeDigest
 from volmig.transfer.ends import opening
 from volmig.transfer.ends.base import OpenEnd
 from volmig.transfer.flow.leaves import DigestFlow
-from volmig.transfer.flow.lookup import looking
+from volmig.transfer.flow.lookup import Lookup, looking
 from volmig.transfer.flow.plan import tasks
 from volmig.transfer.flow.setup import machinery
 from volmig.transfer.requests import check_request, unwatched
@@ -27,7 +27,7 @@ def digest_end(
     advance: Callable[[int, int], None],
     closed: Callable[[TreeDigest], None] = unwatched,
 ) -> None:
-    """Give the content of an end up to *to_bytes* to a fresh *digest*. Holes are not read.
+    """Give the content of an end up to *to_bytes* to a fresh *digest*. Holes are not read, as far as they are believed.
 
     :param advance: called with (bytes dealt with, bytes of these passed over as holes) since the last call.
     :param closed: called when segments of the digest may have been closed; what it raises is raised here.
@@ -37,9 +37,29 @@ def digest_end(
     control.check()
     with machinery([end], to_bytes, control) as parts, looking(control) as lookup:
         flow = DigestFlow(end, parts.arena, control, options, digest=digest, advance=advance, closed=closed)
-        parts.pump.run(tasks(lookup.extents(end, to_bytes), 0, to_bytes), flow)
+        parts.pump.run(tasks(extents_to_read(end, lookup, to_bytes), 0, to_bytes), flow)
     digest.close_before(to_bytes)
     closed(digest)
+
+
+def extents_to_read(end: OpenEnd, lookup: Lookup, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
+    """Return what of an end must be read to know its content: its data; all of a destination whose map proves nothing.
+
+    A destination is read to find out what was lost on its way to the storage. Whoever lost it may well believe that
+    it is zero.
+    """
+    if _needs_all(end):
+        return iter([(begin_bytes, size_bytes)] if begin_bytes < size_bytes else [])
+    return lookup.extents(end, size_bytes, begin_bytes)
+
+
+def data_bytes_to_read(end: OpenEnd, lookup: Lookup, size_bytes: int) -> int:
+    """Return about how much :func:`extents_to_read` tells of."""
+    return size_bytes if _needs_all(end) else lookup.data_bytes(end, size_bytes)
+
+
+def _needs_all(end: OpenEnd) -> bool:
+    return end.is_destination and not end.map_is_believed
 
 
 def digest_of(
@@ -59,11 +79,12 @@ def digest_of(
     :raises volmig.errors.TransferFailed: when it cannot be read.
     """
     options = CopyOptions(source_format=format_name, chunk_bytes=chunk_bytes)
-    with opening.open_source(end, options) as opened:
+    control = control or Control()
+    with looking(control) as lookup, opening.open_source(end, options, lookup=lookup) as opened:
         size = opened.size_bytes if size_bytes is None else size_bytes
         check_request(size, options)
         if opened.size_bytes < size:
             raise errors.SourceTooShort(path=opened.name, actual=opened.size_bytes, expected=size)
         digest = TreeDigest(size)
-        digest_end(opened, digest, to_bytes=size, options=options, control=control or Control(), advance=unwatched)
+        digest_end(opened, digest, to_bytes=size, options=options, control=control, advance=unwatched)
         return digest.hexdigest()

@@ -21,12 +21,13 @@ from volmig.transfer.control import Control
 from volmig.transfer.digest import ALGORITHM, HASH_BYTES, LEAF_BYTES, TreeDigest, root_of
 from volmig.transfer.ends import opening
 from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.ends.identity import outlasts_detaching
 from volmig.transfer.flow.leaves import BlankFlow, CompareFlow
 from volmig.transfer.flow.lookup import Lookup, looking
 from volmig.transfer.flow.plan import tasks
 from volmig.transfer.flow.setup import machinery
 from volmig.transfer.progress import StageMeter
-from volmig.transfer.reading import digest_end
+from volmig.transfer.reading import data_bytes_to_read, digest_end, extents_to_read
 from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
 from volmig.transfer.watch import watched
 
@@ -45,7 +46,9 @@ def verify_copy(
     """Prove, as ``options.verify`` says, that the destination holds the first *size_bytes* bytes of the source.
 
     The destination is read back past the cache as far as the system allows: what lives in memory anyway, or is
-    mapped by somebody, is read from there. Nothing is written.
+    mapped by somebody, is read from there. Nothing is written. The kernel is believed what it says of the holes of
+    files, and the server of a source what it says of the zeroes of its export; of a destination that an NBD server
+    has all is read, and with ``compare`` all is read of every end.
 
     :param copied: what :func:`copy_data` returned for these ends. Its digest saves reading the source again, and
         the source must not have changed since. Without it the source is read again.
@@ -70,8 +73,8 @@ def verify_copy(
     started = time.monotonic()
     with (
         looking(control) as lookup,
-        opening.open_source(source, options, on_process) as opened_source,
-        opening.open_arrived(destination, options, on_process) as opened_destination,
+        opening.open_source(source, options, on_process, lookup=lookup) as opened_source,
+        opening.open_arrived(destination, options, on_process, lookup) as opened_destination,
         watched(opened_source, copied.source_mark if copied else lookup.mark(opened_source)),
     ):
         opening.check_ends(opened_source, opened_destination, size_bytes)
@@ -117,7 +120,7 @@ class _Verifier:
 
     def compare_digests(self, known: CopiedData | None) -> str:
         """Return the digest of both ends; the source's is taken from *known* if that is given."""
-        to_read = self._lookup.data_bytes(self._destination, self._size)
+        to_read = data_bytes_to_read(self._destination, self._lookup, self._size)
         if known is None:
             self._meter.expect(to_read + self._lookup.data_bytes(self._source, self._size))
             expected = self._digest(self._source, self._size).segments
@@ -130,17 +133,18 @@ class _Verifier:
 
         def check(digest: TreeDigest) -> None:
             nonlocal checked
-            arrived = digest.segments
-            if arrived[checked:] != expected[checked : len(arrived)]:
-                raise self._difference(digest, arrived, expected)
-            checked = len(arrived)
+            # Called for each leaf: all the segments together would be much to look at so often.
+            arrived = digest.segments_from(checked)
+            if arrived != expected[checked : checked + len(arrived)]:
+                raise self._difference(digest, digest.segments, expected)
+            checked += len(arrived)
 
         return self._digest(self._destination, self._size, check).hexdigest()
 
     def _check_resumed(self, known: CopiedData) -> None:
         """Read once more what an earlier run had read of a source of which nobody can tell that it was written to."""
         to_bytes = known.bytes_resumed
-        if not to_bytes or known.source_mark.version is not None:
+        if not to_bytes or outlasts_detaching(known.source_mark.version):
             return
         again = self._digest(self._source, to_bytes).segments
         if again != known.source_segments[: len(again)]:
@@ -188,7 +192,7 @@ class _Verifier:
         :raises volmig.errors.VerificationFailed:
         """
         begin, end = self._size, self._destination.size_bytes
-        extents = self._lookup.extents(self._destination, end, begin)
+        extents = extents_to_read(self._destination, self._lookup, end, begin)
         behind = ((max(start, begin), stop) for start, stop in extents if stop > begin)
         with machinery([self._destination], end - begin, self._control) as parts:
             flow = BlankFlow(

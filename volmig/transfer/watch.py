@@ -13,9 +13,7 @@ from volmig import errors
 from volmig.transfer.base import CopiedData, CopyOptions, End, EndMark
 from volmig.transfer.ends import opening
 from volmig.transfer.ends.base import OpenEnd, name_of
-
-_FILE_VERSION = 3
-"""A file's version has so many numbers: size and two times."""
+from volmig.transfer.ends.identity import FILE_VERSION
 
 _ELSEWHERE = "its path no longer leads to it"
 
@@ -89,8 +87,10 @@ def _change(source: OpenEnd, before: EndMark) -> str:
         return _ELSEWHERE
     if before.version is None or now.version is None:
         return ""
-    if len(before.version) != _FILE_VERSION:
-        return "" if now.version == before.version else "the kernel has counted writes to it"
+    if len(before.version) != FILE_VERSION:
+        if now.version == before.version:
+            return ""
+        return "the kernel has counted writes to it, or it was detached and attached again"
     size, modified, changed = before.version
     size_now, modified_now, changed_now = now.version
     if size_now != size:

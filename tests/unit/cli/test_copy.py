@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from volmig import errors, transfer
+from volmig.cli import target
 from volmig.cli.app import main
 from volmig.cli.copy_run import status_line
 from volmig.transfer.base import Checkpoint, CopyStage, EndMark, Tail, TransferProgress, TransferResult, Verify
 from volmig.transfer.ends.identity import identity_of
 from volmig.transfer.guard import occupied
 from volmig.transfer.guard.occupied import Obstacle
+from volmig.transfer.resume.checkpoints import CheckpointFile
 from volmig.transfer.resume.recording import decode, decode_record
 
 MIB = 1024**2
@@ -329,6 +332,42 @@ def test_a_missing_source_leaves_no_destination(fake: FakeCopy, ends: Path) -> N
     assert sorted(path.name for path in ends.iterdir()) == ["source"]
 
 
+@pytest.mark.parametrize("source", ["nosuch", "source/x", "\0", "x" * 300])
+def test_a_mistyped_source_is_a_fault_of_the_request(
+    fake: FakeCopy, ends: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["copy", source, "new"]) == 2
+    told = capsys.readouterr().err
+    assert "[path-unusable]" in told
+    assert "hint: Check the spelling" in told
+    assert sorted(path.name for path in ends.iterdir()) == ["source"]
+
+
+def test_a_source_without_a_name(fake: FakeCopy, ends: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["copy", "", "new"]) == 2
+    assert "The source '' cannot be used: it has no name. [path-unusable]" in capsys.readouterr().err
+
+
+def test_more_than_the_source_has_is_a_fault_of_the_request(
+    fake: FakeCopy, ends: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["copy", "--size", "4MiB", "source", "new"]) == 2
+    told = capsys.readouterr().err
+    assert f"source has {3 * MIB} bytes, and {4 * MIB} are to be copied" in told
+    assert "leave out --size" in told
+    assert sorted(path.name for path in ends.iterdir()) == ["source"]
+
+
+def test_a_file_that_hides_its_size_is_refused_and_an_empty_one_is_not(
+    fake: FakeCopy, ends: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["copy", "/proc/version", "new"]) == 2
+    assert "/proc/version is not acceptable: it says that it has 0 bytes" in capsys.readouterr().err
+    assert sorted(path.name for path in ends.iterdir()) == ["source"]
+    (ends / "empty").touch()
+    assert main(["copy", "empty", "new"]) == 0
+
+
 def test_a_mounted_source_is_a_warning(
     fake: FakeCopy, ends: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +407,81 @@ def test_a_cancellation_that_names_a_stuck_request_says_so(
     fake.act = raising(errors.TransferCancelled(bytes_done=0, bytes_total=1, hint="A write at byte 7 hangs."))
     assert main(["copy", "source", "new"]) == 130
     assert "hint: A write at byte 7 hangs. The unfinished new was removed." in capsys.readouterr().err
+
+
+class TestHanging:
+    """Storage that does not answer when something is taken back."""
+
+    @pytest.fixture
+    def release(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        go_on = threading.Event()
+        monkeypatch.setattr(target, "_UNDO_SECONDS", 0.2, raising=False)
+        yield go_on
+        go_on.set()
+        until(lambda: not [one for one in threading.enumerate() if one.name == "copy-undo"])
+
+    @pytest.mark.parametrize(("call", "present"), [("unlink", False), ("ftruncate", True)])
+    def test_the_error_is_told_and_the_process_left(
+        self,
+        fake: FakeCopy,
+        ends: Path,
+        call: str,
+        present: bool,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        release: threading.Event,
+    ) -> None:
+        if present:
+            (ends / "new").touch()
+        real, left = getattr(os, call), []
+
+        def hang(*given: Any, **how: Any) -> None:
+            release.wait(20)
+            real(*given, **how)
+
+        def act(_: dict[str, Any]) -> None:
+            monkeypatch.setattr(os, call, hang)
+            raise errors.TransferCancelled(bytes_done=0, bytes_total=1)
+
+        def leave(status: int) -> None:
+            left.append((status, capsys.readouterr().err))
+
+        monkeypatch.setattr(os, "_exit", leave)
+        fake.act = act
+        before, began = descriptors(), time.monotonic()
+        main(["copy", "source", "new"])
+        assert time.monotonic() - began < 5
+        [(status, told)] = left
+        assert status == 130
+        assert "[transfer-cancelled]" in told
+        doing = "emptying" if present else "removing"
+        assert f"new is unfinished, and {doing} it hangs: its storage does not answer." in told
+        release.set()
+        until(lambda: descriptors() == before)
+        assert not (ends / "new").exists() or present
+
+    def test_a_thread_that_outlives_its_work_is_not_waited_for(
+        self, fake: FakeCopy, ends: Path, monkeypatch: pytest.MonkeyPatch, release: threading.Event
+    ) -> None:
+        class Lingering(threading.Thread):
+            """As with Python 3.13, where the end of a thread is that of the system's, which waits for its requests."""
+
+            def run(self) -> None:
+                super().run()
+                if self.name == "copy":
+                    release.wait(20)
+
+        monkeypatch.setattr(threading, "Thread", Lingering)
+        began = time.monotonic()
+        assert main(["copy", "source", "new"]) == 0
+        assert time.monotonic() - began < 5
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 class TestSignals:
@@ -525,6 +639,108 @@ class TestResume:
         assert main(["copy", "--resume", "kept", "source", "new"]) == 2
         assert "[checkpoint-unusable]" in capsys.readouterr().err
         assert not (ends / "new").exists()
+
+    @pytest.mark.parametrize("error", [errors.VerificationFailed, errors.SourceChanged])
+    def test_what_was_found_wrong_is_not_gone_on_from(
+        self, fake: FakeCopy, ends: Path, error: type[errors.VolmigError], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["copy", "--resume", "kept", "source", "new"]
+
+        def act(call: dict[str, Any]) -> None:
+            call["on_checkpoint"](self.checkpoint(ends / "new"))
+            raise error(**dict.fromkeys(error.field_names(), "x"))
+
+        fake.act = act
+        assert main(words) == 5
+        told = capsys.readouterr().err
+        assert "begin again, from the first byte, with: volmig copy --resume kept source new" in told
+        assert "Go on with" not in told
+        record = decode_record((ends / "kept").read_bytes(), "x")
+        assert record.checkpoint is None
+        assert record.destination is not None
+        fake.act = lambda _: None
+        assert main(words) == 0
+        assert fake.calls[1]["checkpoint"] is None
+        assert sorted(path.name for path in ends.iterdir()) == ["new", "source"]
+
+    def test_a_checkpoint_that_cannot_be_dropped_is_named(
+        self, fake: FakeCopy, ends: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def act(call: dict[str, Any]) -> None:
+            (ends / "kept").unlink()
+            raise errors.VerificationFailed(path="x", offset=0)
+
+        fake.act = act
+        assert main(["copy", "--resume", "kept", "source", "new"]) == 5
+        told = capsys.readouterr().err
+        assert "[verification-failed]" in told
+        assert "remove kept first" in told
+
+    @pytest.mark.parametrize("moment", ["sizing", "copying"])
+    def test_a_kill_at_any_moment_leaves_what_the_same_command_takes(
+        self, fake: FakeCopy, ends: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        words = ["copy", "--resume", "kept", "source", "new"]
+        real = os.ftruncate
+
+        def sizing(fd: int, size: int) -> None:
+            real(fd, size)
+            if moment == "sizing":
+                raise SystemExit(9)
+
+        def killed(call: dict[str, Any]) -> None:
+            raise SystemExit(9)
+
+        monkeypatch.setattr(os, "ftruncate", sizing)
+        fake.act = killed
+        with pytest.raises(SystemExit):
+            main(words)
+        monkeypatch.setattr(os, "ftruncate", real)
+        fake.act = lambda _: None
+        assert (ends / "new").stat().st_size == 3 * MIB
+        assert main(words) == 0
+        assert sorted(path.name for path in ends.iterdir()) == ["new", "source"]
+
+    @pytest.mark.parametrize("kept", ["source", "new", "present", "hard", "soft", "./new", "here/new"])
+    @pytest.mark.parametrize("force", [[], ["--force"]])
+    def test_it_is_none_of_the_ends(
+        self, fake: FakeCopy, ends: Path, kept: str, force: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (ends / "present").touch()
+        os.link("source", "hard")
+        (ends / "soft").symlink_to("present")
+        (ends / "here").symlink_to(".")
+        before = sorted(path.name for path in ends.iterdir())
+        destination = "present" if kept in ("present", "soft") else "new"
+        assert main(["copy", "--resume", kept, *force, "source", destination]) == 2
+        which = "source" if kept in ("source", "hard") else "destination"
+        assert f"--resume is not acceptable: {kept} is the {which} of the copy. [request" in capsys.readouterr().err
+        assert fake.calls == []
+        assert sorted(path.name for path in ends.iterdir()) == before
+        assert (ends / "source").read_bytes() == b"x" * (3 * MIB)
+        assert (ends / "present").read_bytes() == b""
+
+    @pytest.mark.parametrize("kept", ["no/kept", "source/kept"])
+    def test_where_it_cannot_be_made_is_refused(
+        self, fake: FakeCopy, ends: Path, kept: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["copy", "--resume", kept, "source", "new"]) == 2
+        told = capsys.readouterr().err
+        assert f"{kept} cannot be used: " in told
+        assert "[path-unusable]" in told
+        assert "or name another file" in told
+        assert sorted(path.name for path in ends.iterdir()) == ["source"]
+
+    def test_a_read_only_directory_is_refused_and_failing_storage_is_not_blamed_on_the_request(
+        self, fake: FakeCopy, ends: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number, status in ((errno.EROFS, 2), (errno.EACCES, 2), (errno.EIO, 5)):
+
+            def refuse(self: object, number: int = number) -> None:
+                raise errors.TransferFailed(path="k", offset=0, reason="r") from OSError(number, os.strerror(number))
+
+            monkeypatch.setattr(CheckpointFile, "begin", refuse)
+            assert main(["copy", "--resume", "kept", "source", "new"]) == status
 
     def test_one_at_a_time(self, fake: FakeCopy, ends: Path) -> None:
         second: list[int] = []

@@ -105,8 +105,9 @@ def test_the_limit_is_kept(tmp_path: Path, through: str) -> None:
     control = Control(limit_bytes=rate) if through == "control" else None
     begun = time.monotonic()
     result = copy(source, destination, size_bytes=4 * MIB, options=options, control=control)  # type: ignore[arg-type]
-    assert 0.44 <= time.monotonic() - begun < 2.0
-    assert result.copy_seconds >= 0.44
+    # Half a second, less a tenth for the last request, which nobody waits for, and the credit of 50 ms.
+    assert 0.34 <= time.monotonic() - begun < 2.0
+    assert result.copy_seconds >= 0.34
 
 
 def test_holes_are_not_held_up_by_the_limit(tmp_path: Path) -> None:

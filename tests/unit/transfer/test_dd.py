@@ -292,3 +292,23 @@ os._exit(0)
     pid = int(found.stdout)
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or state_of(pid) == "Z")
     assert not done.exists()
+
+
+@pytest.mark.parametrize("which", ["source", "destination"])
+def test_the_end_that_fails_is_named_whatever_the_ends_are_called(tmp_path: Path, which: str) -> None:
+    """Names in which the other one's name is, and the word that tells who failed."""
+    directory = tmp_path / "error read"
+    directory.mkdir()
+    there = make_file(directory / ("x" if which == "source" else "x read"), MIB)
+    absent = directory / ("x read" if which == "source" else "x")
+    with pytest.raises(errors.TransferFailed, match="failed to open") as raised:
+        DdEngine().run(job(*((absent, there) if which == "source" else (there, absent)), MIB))
+    assert raised.value.fields["path"] == str(absent)
+
+
+def test_names_are_those_that_the_caller_gave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_file(tmp_path / "source", MIB)
+    with pytest.raises(errors.TransferFailed, match="failed to open 'absent'") as raised:
+        DdEngine().run(job("source", "absent", MIB))
+    assert raised.value.fields["path"] == "absent"

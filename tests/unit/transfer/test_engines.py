@@ -231,10 +231,10 @@ def test_what_an_engine_forgets_to_flush_is_flushed(
         flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
         fsync(fd)
 
-    def watched_push(to: ring._Ring, operation: int, fd: int, *arguments: int) -> None:
+    def watched_push(to: ring._Ring, request: object, operation: int, fd: int, *arguments: int) -> None:
         if operation == ring._OP_FSYNC:
             flushed.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
-        push(to, operation, fd, *arguments)
+        push(to, request, operation, fd, *arguments)
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(ring._Ring, "push", watched_push)

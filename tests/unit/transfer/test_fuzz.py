@@ -254,7 +254,7 @@ OPTIONS = st.builds(
 # --- without faults ---------------------------------------------------------------------------
 
 
-@settings(few, max_examples=110)
+@settings(few, max_examples=60)
 @given(shape=shapes(SIZES), ends=ENDS, options=OPTIONS, says_zero=st.booleans())
 @example(
     shape=Shape(3 * MIB, ((0, MIB, "data"), (MIB + 5000, 1, "data"), (2 * MIB + 70_000, 9000, "data"))),
@@ -348,7 +348,7 @@ FROM_SOURCE = st.tuples(st.just(Kind.READ), st.just(False), st.integers(0, 12))
 LOUD = st.sampled_from([fault for fault in Fault if fault not in SILENT])
 
 
-@settings(few, max_examples=110)
+@settings(few, max_examples=60)
 @given(
     shape=shapes(SIZES),
     ends=ENDS,
@@ -450,7 +450,7 @@ RESUMED = st.integers(20 * MIB, 44 * MIB) | st.sampled_from([16 * MIB, 24 * MIB,
 
 
 # It depends on the order in which requests end: a failure cannot be made smaller, since it may not come again.
-@settings(few, max_examples=12, phases=[Phase.explicit, Phase.generate])
+@settings(few, max_examples=5, phases=[Phase.explicit, Phase.generate])
 @given(
     shape=shapes(RESUMED),
     ends=PATHS,

@@ -112,7 +112,7 @@ def test_a_device_is_known_by_what_outlives_a_restart(tmp_path: Path) -> None:
     assert of(put(tmp_path / "dm", dm__uuid="LVM-abc"), "253:0") == ("device", "dm/uuid", "LVM-abc")
     assert of(put(tmp_path / "nvme", wwid="eui.1", serial="S"), "259:0") == ("device", "wwid", "eui.1")
     assert of(put(tmp_path / "sd", device__wwid="naa.5"), "8:0") == ("device", "device/wwid", "naa.5")
-    assert of(put(tmp_path / "vd", serial=""), "252:0") == ("device", "number", "252:0")
+    assert of(put(tmp_path / "vd", serial=""), "252:0")[:3] == ("device", "number", "252:0")
 
 
 def test_a_partition_is_its_disk_s_and_has_a_number(tmp_path: Path) -> None:
@@ -127,9 +127,66 @@ def test_a_loop_device_over_a_whole_file_is_that_file(tmp_path: Path) -> None:
     loop = put(tmp_path / "loop0", loop__backing_file=str(backing), loop__offset="0")
     assert identity._device_identity(loop, "7:0") == known_by(backing)
     put(loop, loop__offset="512")
-    assert identity._device_identity(loop, "7:0") == ("device", "number", "7:0")
+    assert identity._device_identity(loop, "7:0")[:3] == ("device", "number", "7:0")
     put(loop, loop__offset="0", loop__backing_file=str(tmp_path / "gone (deleted)"))
-    assert identity._device_identity(loop, "7:0") == ("device", "number", "7:0")
+    assert identity._device_identity(loop, "7:0")[:3] == ("device", "number", "7:0")
+
+
+@pytest.fixture
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "boot_id"
+    path.write_text("0000-000a\n")
+    monkeypatch.setattr(identity, "_BOOT_ID", path)
+    return path
+
+
+def test_a_number_is_worth_something_for_one_attachment_only(tmp_path: Path, boot: Path) -> None:
+    device = put(tmp_path / "loop0", dev="7:0", diskseq="41")
+    seen = [identity._device_identity(device, "7:0")]
+    assert seen[0] == ("device", "number", "7:0", "0000000a", "41")
+    seen.append(identity._device_identity(put(device, diskseq="42"), "7:0"))
+    boot.write_text("0000-000b\n")
+    seen.append(identity._device_identity(device, "7:0"))
+    part = put(device / "loop0p1", partition="1")
+    seen.append(identity._device_identity(part, "259:0"))
+    assert seen[-1][-2:] == ("part", "1")
+    assert len(set(seen)) == 4
+    assert all(identity.is_certain(one) for one in seen)
+    (device / "diskseq").unlink()
+    for one in (identity._device_identity(device, "7:0"), identity._device_identity(part, "259:0")):
+        assert one[:3] == ("device", "number", "7:0")
+        assert not identity.is_certain(one)
+    assert identity.is_certain(("device", "wwid", "eui.1"))
+    assert identity.is_certain(("file", "1", "2", ""))
+
+
+def test_a_device_that_was_attached_again_is_another_version(tmp_path: Path, boot: Path) -> None:
+    counted = " ".join(str(number) for number in range(17))
+    disk = put(tmp_path / "sda", stat=counted, diskseq="41")
+    part = put(disk / "sda1", partition="1", stat=counted)
+    for device in (disk, part):
+        put(disk, diskseq="41")
+        boot.write_text("0000-000a\n")
+        first = identity._device_version(device)
+        assert first == (4, 6, 11, 13, 41, 10)
+        assert identity.outlasts_detaching(first)
+        assert len(first) != identity.FILE_VERSION
+        put(disk, diskseq="42")
+        again = identity._device_version(device)
+        boot.write_text("0000-000b\n")
+        restarted = identity._device_version(device)
+        assert len({first, again, restarted}) == 3
+
+
+@pytest.mark.parametrize("lost", ["diskseq", "boot"])
+def test_without_a_diskseq_no_version_claims_to_know(tmp_path: Path, boot: Path, lost: str) -> None:
+    device = put(tmp_path / "sda", stat=" ".join(str(number) for number in range(17)), diskseq="41")
+    (boot if lost == "boot" else device / "diskseq").unlink()
+    version = identity._device_version(device)
+    assert version == (4, 6, 11, 13)
+    assert not identity.outlasts_detaching(version)
+    assert not identity.outlasts_detaching(None)
+    assert identity.outlasts_detaching((1, 2, 3))
 
 
 def test_the_version_of_a_device_counts_writes_and_discards_only(tmp_path: Path) -> None:
@@ -164,7 +221,7 @@ def test_a_device_that_is_written_to_meanwhile(
         if event.stage is stage:
             source.stamp = (1, 8, 0, 0)
 
-    with pytest.raises(errors.SourceChanged, match="the kernel has counted writes to it"):
+    with pytest.raises(errors.SourceChanged, match="the kernel has counted writes to it, or it was detached"):
         copy(source, destination, size_bytes=2 * MIB, options=CopyOptions(verify=verify), progress=meddle)
 
 

@@ -16,11 +16,13 @@ from volmig.transfer import Control, CopyOptions, TransferResult, Verify, copy, 
 from volmig.transfer import digest as digests
 from volmig.transfer.base import Checkpoint, CopyJob, EndMark
 from volmig.transfer.digest import ALGORITHM, TreeDigest
+from volmig.transfer.engines.chunked import ChunkedEngine
 from volmig.transfer.flow import copying
 from volmig.transfer.flow.arena import Arena
 from volmig.transfer.flow.plan import tasks
 from volmig.transfer.flow.pump import Pump
 from volmig.transfer.flow.request import Kind, Request
+from volmig.transfer.resume.run import Run
 
 from .fakes import Handle, make_file, pattern
 from .memory_end import MemoryEnd, let_open
@@ -312,6 +314,55 @@ def test_a_source_of_which_nobody_tells_is_read_again_to_be_sure(pair: Pair, mon
     for verify, error in ((Verify.DIGEST, errors.SourceChanged), (Verify.COMPARE, errors.VerificationFailed)):
         with pytest.raises(error):
             copy(source, pair[1], size_bytes=SIZE, options=CopyOptions(verify=verify), checkpoint=checkpoint)
+
+
+def stamped(pair: Pair, monkeypatch: pytest.MonkeyPatch, stamp: tuple[int, ...] | None) -> tuple[Any, Checkpoint]:
+    let_open(monkeypatch)
+    source: Any = MemoryEnd("source", pattern(SIZE))
+    source.stamp = stamp
+    return source, stopped_at(1, (source, pair[1]))
+
+
+@pytest.mark.parametrize("stamp", [(0, 0, 0, 0, 42, 7), (0, 0, 0, 0, 41, 8), (0, 1, 0, 0, 41, 7)])
+def test_a_device_that_was_detached_is_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, stamp: tuple[int, ...]
+) -> None:
+    source, checkpoint = stamped(pair, monkeypatch, (0, 0, 0, 0, 41, 7))
+    source.stamp = stamp
+    with pytest.raises(errors.CheckpointMismatch, match="or was detached, or the machine restarted: nobody can tell"):
+        copy(source, pair[1], size_bytes=SIZE, checkpoint=checkpoint)
+    source.stamp = (0, 0, 0, 0, 41, 7)
+    assert copy(source, pair[1], size_bytes=SIZE, checkpoint=checkpoint).bytes_resumed == checkpoint.position_bytes
+
+
+@pytest.mark.parametrize("stamp", [(0, 0, 0, 0), None])
+def test_a_source_that_may_have_been_written_to_unseen_is_copied_afresh_when_nothing_is_proved(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, stamp: tuple[int, ...] | None
+) -> None:
+    source, checkpoint = stamped(pair, monkeypatch, stamp)
+    source.content[5] ^= 1
+    result = copy(source, pair[1], size_bytes=SIZE, options=CopyOptions(verify=Verify.NONE), checkpoint=checkpoint)
+    assert result.bytes_resumed == 0
+    assert pair[1].read_bytes()[:SIZE] == source.content
+
+
+@pytest.mark.parametrize("stamp", [(0, 0, 0, 0), None])
+def test_a_source_that_may_have_been_written_to_unseen_is_read_again_to_prove_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, stamp: tuple[int, ...] | None
+) -> None:
+    source, checkpoint = stamped(pair, monkeypatch, stamp)
+    assert copy(source, pair[1], size_bytes=SIZE, checkpoint=checkpoint).bytes_resumed == checkpoint.position_bytes
+    source.content[5] ^= 1
+    with pytest.raises(errors.SourceChanged):
+        copy(source, pair[1], size_bytes=SIZE, checkpoint=checkpoint)
+
+
+def test_a_destination_that_may_be_another_device_by_now_is_refused(pair: Pair) -> None:
+    checkpoint = stopped_at(0, pair)
+    mark = EndMark(identity=("device", "number", "7:0", "", ""), version=None)
+    run = Run(ChunkedEngine(), "source", SIZE, checkpoint.source, mark, CopyOptions())
+    with pytest.raises(errors.CheckpointMismatch, match="nobody can tell whether the destination is still"):
+        run.begin(dataclasses.replace(checkpoint, destination=mark))
 
 
 # --- with and without digests -----------------------------------------------------------------

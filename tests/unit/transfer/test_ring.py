@@ -166,11 +166,11 @@ def test_direct_requests_that_are_refused_go_through_the_cache(
     direct, refused = end.direct, []
     push, preadv, pwrite = ring._Ring.push, os.preadv, os.pwrite
 
-    def push_to(to: ring._Ring, operation: int, fd: int, offset: int, *others: int) -> None:
+    def push_to(to: ring._Ring, request: Request, operation: int, fd: int, offset: int, *others: int) -> None:
         if fd == direct:
             refused.append(offset)
         # The kernel refuses a negative offset as it refuses what is not aligned.
-        push(to, operation, fd, offset | 1 << 63 if fd == direct else offset, *others)
+        push(to, request, operation, fd, offset | 1 << 63 if fd == direct else offset, *others)
 
     def refusing_direct(call: Callable[..., int]) -> Callable[..., int]:
         def act(fd: int, data: object, offset: int) -> int:
@@ -337,16 +337,18 @@ def test_an_interrupted_request_is_made_again_unless_cancelled(
     monkeypatch: pytest.MonkeyPatch, arena: Arena, end: FileEnd
 ) -> None:
     control = Control()
-    reap, left = ring._Ring._reap, [3]
+    collect, left = ring._Ring._collect, [3]
 
-    def interrupted(self: ring._Ring) -> list[tuple[int, int]]:
-        ended = reap(self)
-        if ended and left[0]:
+    def interrupted(self: ring._Ring) -> None:
+        before = len(self.answers)
+        collect(self)
+        if len(self.answers) > before and left[0]:
             left[0] -= 1
-            return [(number, -errno.EINTR) for number, _ in ended]
-        return ended
+            answers = [(number, -errno.EINTR) for number, _ in self.answers]
+            self.answers.clear()
+            self.answers.extend(answers)
 
-    monkeypatch.setattr(ring._Ring, "_reap", interrupted)
+    monkeypatch.setattr(ring._Ring, "_collect", interrupted)
     with contextlib.closing(RingQueue(arena, 8, control)) as queue:
         assert one(queue, Request(kind=Kind.READ, end=end, offset=0, length=9, at=arena.free[-1])).result == 9
         assert left == [0]

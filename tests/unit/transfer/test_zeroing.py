@@ -64,12 +64,14 @@ def test_zeroes_are_written_when_no_way_works_while_requests_wait(
     else:
         push = ring._Ring.push
 
-        def spoil(to: ring._Ring, operation: int, fd: int, offset: int, address: int, *others: int) -> None:
+        def spoil(
+            to: ring._Ring, request: object, operation: int, fd: int, offset: int, address: int, *others: int
+        ) -> None:
             if operation == ring._OP_FALLOCATE:
                 tried.append(others[0])
                 # A mode that there is not: EOPNOTSUPP.
                 others = (1 << 30, *others[1:])
-            push(to, operation, fd, offset, address, *others)
+            push(to, request, operation, fd, offset, address, *others)
 
         monkeypatch.setattr(ring._Ring, "push", spoil)
     extents = [(offset, offset + 8192) for offset in range(0, SIZE, 64 * KIB)]

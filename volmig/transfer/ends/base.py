@@ -39,6 +39,10 @@ class OpenEnd(abc.ABC):
     concurrency: int = 1
     """How many threads may use :meth:`read_some`, :meth:`write_some` and :meth:`zero` at once."""
 
+    map_is_believed: bool = True
+    """Whether :meth:`extents` can serve to prove what was written: False when others than this host's kernel and our
+    own programs tell it, so that what they call zero must be read."""
+
     zero_step_bytes: int = 1
     """:meth:`zero` takes ranges whose place and length are multiples of this."""
     _holes: Holes | None = None

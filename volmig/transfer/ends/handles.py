@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ class HandleEnd(OpenEnd):
     def __init__(self, handle: BinaryIO, *, reads: bool, writes: bool, is_destination: bool) -> None:
         """Check that *handle* can serve, and find its size.
 
-        :raises volmig.errors.RequestInvalid: when it lacks a method, or is not binary.
+        :raises volmig.errors.RequestInvalid: when it lacks a method, is not binary, or is to be written to and
+            appends.
         :raises volmig.errors.TransferFailed: when its size cannot be found.
         """
         self.name = name_of(handle)
@@ -32,6 +34,10 @@ class HandleEnd(OpenEnd):
         self.handle = handle
         self._readinto = getattr(handle, "readinto", None)
         self._fd = _fileno(handle)
+        if writes and _appends(handle, self._fd):
+            raise errors.RequestInvalid(
+                what=self.name, reason="the handle appends what it is given at the end; open it without (r+b)"
+            )
         with reading(self.name, 0):
             self.identity = identity.identity_of(self._fd) if self._fd is not None else None
             handle.seek(0, os.SEEK_END)
@@ -136,6 +142,16 @@ def _check_methods(handle: BinaryIO, name: str, *, reads: bool, writes: bool) ->
                 can = says()
             if not can:
                 raise refuse(f"the handle is not open for {what}")
+
+
+def _appends(handle: BinaryIO, fd: int | None) -> bool:
+    """Say whether a handle writes at the end, wherever its position is."""
+    mode = getattr(handle, "mode", None)
+    if isinstance(mode, str) and "a" in mode:
+        return True
+    with contextlib.suppress(OSError):
+        return fd is not None and bool(fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND)
+    return False
 
 
 def _fileno(handle: BinaryIO) -> int | None:

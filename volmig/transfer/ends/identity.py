@@ -6,21 +6,27 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 from pathlib import Path
 
 _SYSFS = Path("/sys/dev/block")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FS_IOC_GETVERSION = 0x80087601
 _WRITES = (4, 6, 11, 13)
 """In a device's ``stat`` (kernel documentation, block/stat): write I/Os, write sectors, discard I/Os and sectors."""
+FILE_VERSION = 3
+"""A file's version has so many numbers: size and two times. That of a device has more."""
+_BY_NUMBER = ("device", "number")
 
 
 def identity_of(fd: int) -> tuple[str, ...] | None:
     """Return what an open file or block device is known by; None for anything else.
 
     A file: its file system, inode and, where the file system tells, the inode's generation. A device: the
-    identifier that the device mapper or the hardware gives it, else its number, which a restart may change. A loop
+    identifier that the device mapper or the hardware gives it. One that has none is known by its number, the boot of
+    the system and its ``diskseq``, so that it is another one once it was detached, or the system restarted. A loop
     device over a whole file is that file.
     """
     status = os.fstat(fd)
@@ -32,13 +38,28 @@ def identity_of(fd: int) -> tuple[str, ...] | None:
 
 
 def version_of(fd: int) -> tuple[int, ...] | None:
-    """Return what changes when somebody writes, as :attr:`volmig.transfer.base.EndMark.version`."""
+    """Return what changes when somebody writes, as :attr:`volmig.transfer.base.EndMark.version`.
+
+    Of a device: what the kernel has counted (:data:`_WRITES`), then the device's ``diskseq`` and the boot of the
+    system, since the counters begin anew with each attaching. Where the kernel does not tell these (Linux < 5.15) the
+    counters are all: equal ones mean nothing once the device was let go of (:func:`outlasts_detaching`).
+    """
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
         return (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if stat.S_ISBLK(status.st_mode):
-        return _writes_counted(_SYSFS / _number(status))
+        return _device_version(_SYSFS / _number(status))
     return None
+
+
+def outlasts_detaching(version: tuple[int, ...] | None) -> bool:
+    """Say whether two equal versions mean that nobody has written, whatever became of the end in between."""
+    return version is not None and len(version) != len(_WRITES)
+
+
+def is_certain(identity: tuple[str, ...]) -> bool:
+    """Say whether an equal identity means the same storage also after a device may have been detached."""
+    return identity[:2] != _BY_NUMBER or all(identity[2:5])
 
 
 def _number(status: os.stat_result) -> str:
@@ -73,7 +94,8 @@ def _device_identity(device: Path, number: str) -> tuple[str, ...]:
         value = _text(device / name)
         if value:
             return ("device", name, value)
-    return ("device", "number", number)
+    diskseq, boot = _attachment(device) or ("", "")
+    return (*_BY_NUMBER, number, boot, diskseq)
 
 
 def _backing_file(device: Path) -> tuple[str, ...] | None:
@@ -89,8 +111,28 @@ def _backing_file(device: Path) -> tuple[str, ...] | None:
     return None
 
 
+def _attachment(disk: Path) -> tuple[str, str] | None:
+    """Return what no two attachings of a disk have in common: its ``diskseq`` and the boot; None if not told."""
+    diskseq, boot = _text(disk / "diskseq"), _text(_BOOT_ID).replace("-", "")
+    return (diskseq, boot) if diskseq.isdecimal() and re.fullmatch("[0-9a-f]+", boot) else None
+
+
+def _device_version(device: Path) -> tuple[int, ...] | None:
+    counted = _writes_counted(device)
+    attachment = _attachment(_disk(device))
+    if counted is None or attachment is None:
+        return counted
+    diskseq, boot = attachment
+    return (*counted, int(diskseq), int(boot, 16))
+
+
+def _disk(device: Path) -> Path:
+    """Return a device, or of a partition its disk."""
+    return device.resolve().parent if _text(device / "partition") else device
+
+
 def _writes_counted(device: Path) -> tuple[int, ...] | None:
-    if _text((device.resolve().parent if _text(device / "partition") else device) / "queue/iostats") == "0":
+    if _text(_disk(device) / "queue/iostats") == "0":
         return None
     fields = _text(device / "stat").split()
     if len(fields) <= max(_WRITES):

@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 
 def open_source(
-    end: End, options: CopyOptions | None = None, on_process: Callable[[HelperProcess], None] = unwatched
+    end: End,
+    options: CopyOptions | None = None,
+    on_process: Callable[[HelperProcess], None] = unwatched,
+    *,
+    lookup: Lookup | None = None,
 ) -> OpenEnd:
     """Open an end for reading; see :class:`OpenEnd` for its errors.
 
     :param options: says the format. The content of an image is read by a program, which *on_process* is told of.
+    :param lookup: opens it, so that a cancellation is seen meanwhile. The program of an image is started by the
+        caller's thread, in which *on_process* is called.
     """
-    opened = _open(end, reads=True, writes=False, is_destination=False)
+    opened = _open_by(lookup, end, reads=True, writes=False, is_destination=False)
     format_name = options.source_format if options else RAW
     if options is None or format_name == RAW:
         return opened
@@ -43,19 +49,24 @@ def open_checked_source(
     """
     from volmig.transfer.images.formats import check_source
 
-    with _open(end, reads=True, writes=False, is_destination=False) as stored:
+    with _open_by(lookup, end, reads=True, writes=False, is_destination=False) as stored:
         lookup.ask(stored, lambda: check_source(stored, options), "the reading of the header")
-    return open_source(end, options, on_process)
+    return open_source(end, options, on_process, lookup=lookup)
 
 
-def open_destination(end: End, *, reads: bool = False, writes: bool = True) -> OpenEnd:
-    """Open an end for writing, for reading back, or for both, as it is stored; it must exist, and is left as it is."""
-    return _open(end, reads=reads, writes=writes, is_destination=True)
+def open_destination(end: End, *, reads: bool = False, writes: bool = True, lookup: Lookup | None = None) -> OpenEnd:
+    """Open an end for writing, for reading back, or for both, as it is stored; it must exist, and is left as it is.
+
+    :param lookup: as for :func:`open_source`.
+    """
+    return _open_by(lookup, end, reads=reads, writes=writes, is_destination=True)
 
 
-def open_arrived(end: End, options: CopyOptions, on_process: Callable[[HelperProcess], None]) -> OpenEnd:
+def open_arrived(
+    end: End, options: CopyOptions, on_process: Callable[[HelperProcess], None], lookup: Lookup
+) -> OpenEnd:
     """Open a destination for reading back what was copied to it, in the format that it was given."""
-    opened = open_destination(end, reads=True, writes=False)
+    opened = open_destination(end, reads=True, writes=False, lookup=lookup)
     if options.destination_format == RAW:
         return opened
     with opened:
@@ -80,6 +91,13 @@ def check_ends(source: OpenEnd, destination: OpenEnd, size_bytes: int, *, sized:
         raise errors.SourceTooShort(path=source.name, actual=source.size_bytes, expected=size_bytes)
     if sized and destination.size_bytes < size_bytes:
         raise errors.DestinationTooShort(path=destination.name, actual=destination.size_bytes, expected=size_bytes)
+
+
+def _open_by(lookup: Lookup | None, end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenEnd:
+    def work() -> OpenEnd:
+        return _open(end, reads=reads, writes=writes, is_destination=is_destination)
+
+    return work() if lookup is None else lookup.open(name_of(end), work)
 
 
 def _open(end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenEnd:

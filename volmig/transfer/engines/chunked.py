@@ -36,10 +36,10 @@ class ChunkedEngine(TransferEngine):
         hashes = job.options.verify is not Verify.NONE
         digest = TreeDigest(size, job.begin_segments)
         with (
-            opening.open_source(job.source) as source,
-            opening.open_destination(job.destination) as destination,
-            machinery([source, destination], size - begin, job.control) as parts,
             looking(job.control) as lookup,
+            opening.open_source(job.source, lookup=lookup) as source,
+            opening.open_destination(job.destination, lookup=lookup) as destination,
+            machinery([source, destination], size - begin, job.control) as parts,
         ):
             if not job.options.destination_is_zero:
                 lookup.survey(destination, begin, size)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 
 from volmig import errors
 from volmig.transfer.base import CopyJob, CopyOptions, End, EngineOutcome, TransferEngine
 from volmig.transfer.ends.base import is_path, name_of
+from volmig.transfer.engines import programs
 from volmig.transfer.engines.process import TrackedProcess
 from volmig.transfer.nbd.address import is_address
 
 _PROGRAM = "dd"
 _PACKAGE = "coreutils"
 _OUTPUT_FD = 1  # dd opens its output file as its standard output
-_POLL_SECONDS = 0.05
-_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 _COPIED = re.compile(r"^(\d+) bytes?\b.* copied", re.MULTILINE)
-_OWN_DESCRIPTOR = re.compile(r"/+(?:proc/+self|proc/+thread-self|dev)/+fd/+(\d+)")
 
 
 class DdEngine(TransferEngine):
@@ -56,7 +52,7 @@ class DdEngine(TransferEngine):
             job.on_process(process.helper)
             job.control.check()
             process.begin()
-            position = _follow(job, process)
+            position = programs.follow(job, process, _Account(process, job.size_bytes))
             status = process.wait(0)
             stderr = process.stderr()
         if status != 0 or re.search(r"^dd: ", stderr, re.MULTILINE):
@@ -73,8 +69,8 @@ def _arguments(job: CopyJob) -> list[str]:
     conversions = ["notrunc", "nocreat", "fsync", *(["sparse"] if job.options.destination_is_zero else [])]
     return [
         _PROGRAM,
-        f"if={_path_for_child(name_of(job.source))}",
-        f"of={_path_for_child(name_of(job.destination))}",
+        f"if={programs.path_for_child(name_of(job.source))}",
+        f"of={programs.path_for_child(name_of(job.destination))}",
         "bs=1M",
         f"count={job.size_bytes}",
         "iflag=count_bytes,fullblock",
@@ -82,34 +78,20 @@ def _arguments(job: CopyJob) -> list[str]:
     ]
 
 
-def _path_for_child(path: str) -> str:
-    """Return a path by which another process finds what this process finds under *path*."""
-    match = _OWN_DESCRIPTOR.fullmatch(path)
-    return f"/proc/{os.getpid()}/fd/{match[1]}" if match else path
+class _Account:
+    """How far dd is: where it stands in its output file."""
 
+    def __init__(self, process: TrackedProcess, size_bytes: int) -> None:
+        self.position = 0
+        self._process = process
+        self._size = size_bytes
 
-def _follow(job: CopyJob, process: TrackedProcess) -> int:
-    """Steer dd and report its progress until it ends; return how far it was seen to be."""
-    position = 0
-    flushing = False
-    while process.wait(_POLL_SECONDS) is None:
-        if job.control.expired:
-            process.kill()
-        if job.control.cancelled:
-            raise job.control.cancellation()
-        seen = process.position(_OUTPUT_FD)
+    def update(self) -> tuple[int, int]:
         # Before dd has opened its output, the descriptor is something else, at position 0.
-        moved = max(0, min(seen or 0, job.size_bytes) - position)
-        position += moved
-        job.advance(moved, 0)
-        if job.control.charge(moved) > 0 or job.control.paused:
-            process.hold()
-        else:
-            process.go_on()
-        if position == job.size_bytes and not flushing:
-            flushing = True
-            job.flushing()
-    return position
+        seen = min(self._process.position(_OUTPUT_FD) or 0, self._size)
+        moved = max(0, seen - self.position)
+        self.position += moved
+        return moved, moved
 
 
 def _bytes_copied(stderr: str) -> int:
@@ -118,21 +100,8 @@ def _bytes_copied(stderr: str) -> int:
 
 
 def _failure(job: CopyJob, status: int | None, stderr: str, position: int) -> errors.VolmigError:
-    """Return the error for what dd said when it failed."""
-    complaints = [line.removeprefix("dd: ") for line in stderr.splitlines() if line.startswith("dd: ")]
-    text = (
-        complaints[0] if complaints else f"dd ended with {_status_text(status)}: {stderr.strip()[-200:] or 'no word'}"
-    )
-    source, destination = name_of(job.source), name_of(job.destination)
-    offset = max(position, _bytes_copied(stderr))
-    if text.endswith(_FULL) or status == -signal.SIGXFSZ:
-        return errors.DiskFull(path=destination, offset=offset)
-    opens_source = text.startswith(f"failed to open '{_path_for_child(source)}'")
-    reads = opens_source or text.startswith("error reading")
-    return errors.TransferFailed(path=source if reads else destination, offset=offset, reason=text)
-
-
-def _status_text(status: int | None) -> str:
-    if status is not None and status < 0:
-        return f"signal {-status}"
-    return f"status {status}"
+    """Return the error for what dd said when it failed: its first complaint, since others follow from that."""
+    said = next((line for line in stderr.splitlines() if line.startswith("dd: ")), "")
+    for name in (name_of(job.source), name_of(job.destination)):
+        said = said.replace(f"'{programs.path_for_child(name)}'", f"'{name}'")
+    return programs.failure(job, _PROGRAM, status, said, max(position, _bytes_copied(stderr)))

@@ -14,6 +14,7 @@ from volmig.transfer.ends.base import OpenEnd, is_path, name_of
 from volmig.transfer.ends.files import FileEnd
 from volmig.transfer.engines import programs
 from volmig.transfer.engines.process import TrackedProcess
+from volmig.transfer.flow.lookup import Lookup, looking
 from volmig.transfer.images.chains import RAW
 from volmig.transfer.nbd.address import is_address, parse
 
@@ -52,21 +53,26 @@ class NbdcopyEngine(TransferEngine):
 
     def run(self, job: CopyJob) -> EngineOutcome:
         job.control.check()
-        _check_ends(job)
+        with looking(job.control) as lookup:
+            _check_ends(job, lookup)
         if not job.size_bytes:
             return EngineOutcome(bytes_copied=0, bytes_zero=0)
         with TrackedProcess(_arguments(job), package=PACKAGE, keeps_output=True) as process:
             job.on_process(process.helper)
             job.control.check()
             process.begin()
-            position = programs.follow(job, process, _PERCENT)
+            position = programs.follow(job, process, programs.PercentAccount(process, job.size_bytes, _PERCENT))
             status = process.wait(0)
             if status:
                 raise programs.failure(job, PROGRAM, status, process.stderr(), position)
         job.advance(job.size_bytes - position, 0)
         job.flushing()
-        with _opened(job.destination, writes=True) as destination, _flushing(destination):
-            destination.flush()
+        with (
+            looking(job.control) as lookup,
+            _opened(job.destination, lookup, writes=True) as destination,
+            _flushing(destination),
+        ):
+            lookup.ask(destination, destination.flush, "the flush")
         return EngineOutcome(bytes_copied=job.size_bytes, bytes_zero=0, means="nbdcopy, through the cache")
 
 
@@ -87,9 +93,12 @@ def _for_child(end: End) -> str:
     return parse(name).uri if is_address(end) else programs.path_for_child(name)
 
 
-def _check_ends(job: CopyJob) -> None:
+def _check_ends(job: CopyJob, lookup: Lookup) -> None:
     """Check that nbdcopy does with these ends what is wanted, and not more."""
-    with _opened(job.source, writes=False) as source, _opened(job.destination, writes=True) as destination:
+    with (
+        _opened(job.source, lookup, writes=False) as source,
+        _opened(job.destination, lookup, writes=True) as destination,
+    ):
         if source.size_bytes < job.size_bytes:
             raise errors.SourceTooShort(path=source.name, actual=source.size_bytes, expected=job.size_bytes)
         if destination.size_bytes < job.size_bytes:
@@ -110,13 +119,16 @@ def _check_ends(job: CopyJob) -> None:
             )
 
 
-def _opened(end: End, *, writes: bool) -> OpenEnd:
-    if is_address(end):
-        # Here, so that who only asks which engines there are need not load sockets.
-        from volmig.transfer.nbd.end import NbdEnd
+def _opened(end: End, lookup: Lookup, *, writes: bool) -> OpenEnd:
+    def work() -> OpenEnd:
+        if is_address(end):
+            # Here, so that who only asks which engines there are need not load sockets.
+            from volmig.transfer.nbd.end import NbdEnd
 
-        return NbdEnd.connect(end, reads=not writes, writes=writes, is_destination=writes, most_connections=1)
-    return FileEnd(name_of(end), os.O_WRONLY if writes else os.O_RDONLY, is_destination=writes)
+            return NbdEnd.connect(end, reads=not writes, writes=writes, is_destination=writes, most_connections=1)
+        return FileEnd(name_of(end), os.O_WRONLY if writes else os.O_RDONLY, is_destination=writes)
+
+    return lookup.open(name_of(end), work)
 
 
 @contextlib.contextmanager

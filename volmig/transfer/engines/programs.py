@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from volmig import errors
 from volmig.transfer.ends.base import name_of
@@ -30,16 +30,23 @@ def path_for_child(path: str) -> str:
     return f"/proc/{os.getpid()}/fd/{match[1]}" if match else str(Path(path).absolute())
 
 
-def follow(job: CopyJob, process: TrackedProcess, percent: re.Pattern[str]) -> int:
+class Account(Protocol):
+    """Knows how far a program is."""
+
+    position: int
+    """Where it was last seen to be."""
+
+    def update(self) -> tuple[int, int]:
+        """Return how many bytes were dealt with, and how many are to be charged, since the last call."""
+
+
+def follow(job: CopyJob, process: TrackedProcess, account: Account) -> int:
     """Steer a program, and report its progress, until it ends; return how far it was seen to be.
 
-    It is stopped while the copy is paused, and, for moments, while it is ahead of the bandwidth limit: what it moves
-    is counted by the system where it can be, and otherwise taken from what it tells.
+    It is stopped while the copy is paused, and, for moments, while it is ahead of the bandwidth limit.
 
-    :param percent: finds, in the program's output, how much it has done; the last match counts.
     :raises volmig.errors.TransferCancelled: within 0.1 s; the program still runs then, unless the deadline passed.
     """
-    account = _Account(job.size_bytes)
     flushing = False
     wait = _LIMITED_POLL_SECONDS if job.control.limit_bytes else _POLL_SECONDS
     while process.wait(wait) is None:
@@ -47,8 +54,7 @@ def follow(job: CopyJob, process: TrackedProcess, percent: re.Pattern[str]) -> i
             process.kill()
         if job.control.cancelled:
             raise job.control.cancellation()
-        told = percent.findall(process.output())
-        moved, charged = account.update(float(told[-1]) if told else 0.0, process.moved_bytes())
+        moved, charged = account.update()
         if moved:
             job.advance(moved, 0)
         delay = job.control.charge(charged)
@@ -63,19 +69,27 @@ def follow(job: CopyJob, process: TrackedProcess, percent: re.Pattern[str]) -> i
     return account.position
 
 
-class _Account:
-    """How far a program is. It tells whole percents; in between, what it was counted to move fills in."""
+class PercentAccount:
+    """How far a program is that tells percents; in between, what the system counts that it moves fills in.
 
-    def __init__(self, size_bytes: int) -> None:
+    Charged is what the system counts, where it does, and otherwise what the program tells.
+
+    :param percent: finds, in the program's output, how much it has done; the last match counts.
+    """
+
+    def __init__(self, process: TrackedProcess, size_bytes: int, percent: re.Pattern[str]) -> None:
         self.position = 0
+        self._process = process
+        self._pattern = percent
         self._size = size_bytes
         self._percent = 0.0
         self._moved = 0
         self._moved_at_percent = 0
 
-    def update(self, percent: float, moved: int) -> tuple[int, int]:
-        """Return how many bytes were dealt with, and how many are to be charged, since the last call."""
-        moved = max(moved, self._moved)
+    def update(self) -> tuple[int, int]:
+        told_percents = self._pattern.findall(self._process.output())
+        percent = float(told_percents[-1]) if told_percents else 0.0
+        moved = max(self._process.moved_bytes(), self._moved)
         if percent > self._percent:
             self._percent, self._moved_at_percent = percent, moved
         told = int(self._size * min(self._percent, 100.0) / 100)
@@ -83,7 +97,6 @@ class _Account:
         likely = min(told + moved - self._moved_at_percent, max(told, next_told - 1))
         position = max(self.position, min(likely, self._size))
         done, self.position = position - self.position, position
-        # Where the system does not count, what the program tells is all there is.
         charged, self._moved = (moved - self._moved, moved) if moved else (done, 0)
         return done, charged
 
@@ -95,14 +108,25 @@ def failure(job: CopyJob, program: str, status: int | None, said: str, position:
     """
     lines = [line.strip().removeprefix(f"{program}: ") for line in said.splitlines() if line.strip()]
     complaints = [line for line in lines if not line.startswith("warning: ")]
-    text = complaints[-1][:400] if complaints else f"{program} ended with {_status_text(status)} and no word"
+    text = complaints[-1][:400] if complaints else f"it ended with {_status_text(status)} and no word"
     source, destination = name_of(job.source), name_of(job.destination)
     found = _OFFSET.search(text)
     offset = int(found[1]) if found else position
     if _FULL.search(text) or status == -signal.SIGXFSZ:
         return errors.DiskFull(path=destination, offset=offset)
-    reads = re.search(r"\bread(?:ing)?\b", text) is not None or (source in text and destination not in text)
+    named, bare = _names_in(text, source, destination)
+    reads = re.search(r"\bread(?:ing)?\b", bare) is not None or named == [source]
     return errors.TransferFailed(path=source if reads else destination, offset=offset, reason=f"{program}: {text}")
+
+
+def _names_in(text: str, *names: str) -> tuple[list[str], str]:
+    """Return which names are in a text, and the text without them: a name may hold any word, and another name."""
+    found = []
+    for name in sorted(names, key=len, reverse=True):
+        if name in text:
+            found.append(name)
+            text = text.replace(name, "")
+    return found, text
 
 
 def run_quietly(job: CopyJob, process: TrackedProcess, told: Callable[[str], str] = lambda text: text) -> None:

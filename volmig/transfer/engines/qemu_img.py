@@ -142,7 +142,7 @@ def _convert(job: CopyJob, chain: Chain, destination: FileEnd) -> str:
         job.on_process(process.helper)
         job.control.check()
         process.begin()
-        position = programs.follow(job, process, _PERCENT)
+        position = programs.follow(job, process, programs.PercentAccount(process, job.size_bytes, _PERCENT))
         status = process.wait(0)
         if status:
             said = chain.told(process.stderr())

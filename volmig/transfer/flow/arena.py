@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from volmig import errors
 from volmig.transfer.digest import BLOCK_BYTES
 
 BUFFER_BYTES = 1024 * 1024
@@ -27,7 +28,10 @@ class Arena:
 
     def __init__(self, buffers: int) -> None:
         length = (buffers + 1) * BUFFER_BYTES
-        self._memory = mmap.mmap(-1, length + _HUGE_PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            self._memory = mmap.mmap(-1, length + _HUGE_PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as exc:
+            raise errors.ResourcesExhausted(what=f"memory for {buffers} buffers of 1 MiB", reason=str(exc)) from exc
         # A process that forks while data is on its way could find it in the child's copy of a page (open(2), O_DIRECT).
         self._memory.madvise(mmap.MADV_DONTFORK)
         # In large pages a request is one piece of memory for the storage, and not hundreds.
@@ -41,6 +45,10 @@ class Arena:
         self.free = [self.zeroes + BUFFER_BYTES * (index + 1) for index in reversed(range(buffers))]
         """Positions of the buffers that are not in use; the one to take next is the last."""
         self._zeroes_at = self.address + self.zeroes
+
+    def give_back(self) -> None:
+        """Give the memory back, when no request uses it: an error that somebody keeps would keep it too."""
+        self._memory.madvise(mmap.MADV_DONTNEED)
 
     def is_zero(self, at: int, length: int) -> bool:
         """Say whether *length* bytes, not more than a buffer has, are all zeroes; data is left at its first one."""

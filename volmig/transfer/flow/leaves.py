@@ -169,18 +169,24 @@ class DigestFlow(ReadingFlow):
 
 
 class BlankFlow(ReadingFlow):
-    """Reads, and finds out whether all is zero.
+    """Reads, and finds out whether all is zero."""
 
-    :raises volmig.errors.VerificationFailed: naming about the first place that is not.
-    """
+    _found: int | None = None
 
     def ended(self, request: Request) -> Iterable[Request]:
         for start, _, is_zero in self._runs(request):
             if not is_zero:
                 task: Task = request.task
-                raise errors.VerificationFailed(path=self._end.name, offset=task.offset + start - task.at)
+                found = task.offset + start - task.at
+                self._found = found if self._found is None else min(found, self._found)
         self._count(request)
         return ()
+
+    def _reached(self, position_bytes: int) -> Iterable[Request]:
+        # Only now, so that it is the first, to the block in which it is.
+        if self._found is not None and position_bytes > self._found:
+            raise errors.VerificationFailed(path=self._end.name, offset=self._found)
+        return super()._reached(position_bytes)
 
 
 class CompareFlow(ReadingFlow):

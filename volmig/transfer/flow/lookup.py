@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from volmig import errors
@@ -32,10 +32,39 @@ T = TypeVar("T")
 
 @dataclass(slots=True, kw_only=True)
 class _Call:
-    end: OpenEnd
+    """A question, and its answer."""
+
+    end: OpenEnd | None
+    """What the work uses and must stay open; None when it is about to open something."""
     work: Callable[[], Any]
     result: Any = None
     error: BaseException | None = None
+    ended: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_abandoned: bool = False
+
+    def run(self) -> None:
+        """Do the work; what it opens for nobody is closed."""
+        try:
+            with contextlib.nullcontext() if self.end is None else self.end.kept_open():
+                self.result = self.work()
+        except BaseException as exc:  # noqa: BLE001 - raised where it was asked
+            self.error = exc
+        with self._lock:
+            self.ended.set()
+            if self._is_abandoned:
+                self._close()
+
+    def abandon(self) -> None:
+        """Note that nobody waits for it any more."""
+        with self._lock:
+            self._is_abandoned = True
+            if self.ended.is_set():
+                self._close()
+
+    def _close(self) -> None:
+        if self.end is None and self.result is not None:
+            self.result.close()
 
 
 class Lookup:
@@ -44,10 +73,12 @@ class Lookup:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[_Call] = queue.SimpleQueue()
         self._is_stuck = False
         self._thread = threading.Thread(target=self._serve, name="volmig-lookup", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as exc:
+            raise errors.ResourcesExhausted(what="thread for a copy", reason=str(exc)) from exc
 
     def close(self) -> None:
         """End the thread; one that hangs ends by itself when its question is answered."""
@@ -61,29 +92,45 @@ class Lookup:
         :param what: what is asked, for the error when it is not answered.
         :raises volmig.errors.TransferCancelled: within a second of the cancellation.
         """
-        started = time.monotonic()
-        self._calls.put(_Call(end=end, work=work))
+        result: T = self._await(_Call(end=end, work=work), f"{what} of {end.name}")
+        return result
+
+    def open(self, name: str, work: Callable[[], OpenEnd]) -> OpenEnd:
+        """Return the end that *work* opens; one that comes when nobody waits for it any more is closed.
+
+        :param name: what is opened, for the error when that takes for ever.
+        :raises volmig.errors.TransferCancelled: within a second of the cancellation.
+        """
+        opened: OpenEnd = self._await(_Call(end=None, work=work), f"the opening of {name}")
+        return opened
+
+    def _await(self, asked: _Call, what: str) -> Any:
         # Whatever ends the waiting, an interrupt from the keyboard too, leaves the thread to itself.
         self._is_stuck = True
+        self._calls.put(asked)
+        try:
+            self._listen(asked, what)
+        except BaseException:
+            asked.abandon()
+            raise
+        self._is_stuck = False
+        if asked.error is not None:
+            raise asked.error
+        return asked.result
+
+    def _listen(self, asked: _Call, what: str) -> None:
+        started = time.monotonic()
         until: float | None = None
-        while True:
-            with contextlib.suppress(queue.Empty):
-                call = self._ended.get(timeout=_POLL_SECONDS)
-                break
+        while not asked.ended.wait(_POLL_SECONDS):
             now = time.monotonic()
             if self._control.cancelled:
                 until = until or now + _GRACE_SECONDS
                 if now >= until:
-                    raise self._unanswered(end, what, now - started)
-        self._is_stuck = False
-        if call.error is not None:
-            raise call.error
-        result: T = call.result
-        return result
+                    raise self._unanswered(what, now - started)
 
-    def _unanswered(self, end: OpenEnd, what: str, seconds: float) -> errors.TransferCancelled:
+    def _unanswered(self, what: str, seconds: float) -> errors.TransferCancelled:
         cancelled = self._control.cancellation()
-        hint = f"{cancelled.hint} The storage hangs: {what} of {end.name} has not been answered for {seconds:.1f} s."
+        hint = f"{cancelled.hint} The storage hangs: {what} has not been answered for {seconds:.1f} s."
         return errors.TransferCancelled(hint=hint, **cancelled.fields)
 
     def extents(self, end: OpenEnd, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
@@ -110,12 +157,7 @@ class Lookup:
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                with call.end.kept_open():
-                    call.result = call.work()
-            except BaseException as exc:  # noqa: BLE001 - raised where it was asked
-                call.error = exc
-            self._ended.put(call)
+            call.run()
 
 
 @contextlib.contextmanager

@@ -45,6 +45,10 @@ class Request:
     """Whether it goes past the cache; the queue notes it."""
     mode: int = 0
     """How it zeroes, for the queue."""
+    place: int | None = None
+    """Its place in the ring, for the queue; None while it has none."""
+    is_done: bool = False
+    """Whether a thread has ended it, for the queue."""
     error: Exception | None = None
     """Why it failed; an ``OSError``, or what a handle raised."""
     first_offset: int = -1

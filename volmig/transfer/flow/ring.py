@@ -6,6 +6,7 @@ so that it works wherever Python does; waiting releases the interpreter's lock.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import errno
@@ -93,6 +94,7 @@ class RingQueue(RequestQueue):
             return
         number = self._next_id
         self._next_id += 1
+        request.place = None
         self._requests[number] = request
         self._push(number, request)
 
@@ -101,22 +103,23 @@ class RingQueue(RequestQueue):
         if not isinstance(end, FileEnd):
             raise TypeError(f"{end.name} is neither a file nor a block device")
         if request.kind is Kind.FLUSH:
-            self._ring.push(_OP_FSYNC, end.buffered, 0, 0, 0, number)
+            self._ring.push(request, _OP_FSYNC, end.buffered, 0, 0, 0, number)
         elif request.kind is Kind.WRITE_BACK:
             # The field has 32 bits; 0 stands for all up to the end.
             length = request.length if request.length <= _LARGEST_LENGTH else 0
-            self._ring.push(_OP_SYNC_RANGE, end.buffered, request.offset, 0, length, number, WRITE_BACK)
+            self._ring.push(request, _OP_SYNC_RANGE, end.buffered, request.offset, 0, length, number, WRITE_BACK)
         elif request.kind is Kind.ZERO:
             # The length goes where others have the address, and the mode where they have the length.
             request.mode = end.zero_mode
-            self._ring.push(_OP_FALLOCATE, end.buffered, request.offset, request.length, request.mode, number)
+            self._ring.push(request, _OP_FALLOCATE, end.buffered, request.offset, request.length, request.mode, number)
         else:
             operation = _OP_READ if request.kind is Kind.READ else _OP_WRITE
             fd = end.direct
             if fd is None or (request.offset | request.length | (request.at - self._arena.zeroes)) % DIRECT_BYTES:
                 fd = end.buffered
             request.direct = fd != end.buffered
-            self._ring.push(operation, fd, request.offset, self._arena.address + request.at, request.length, number)
+            address = self._arena.address + request.at
+            self._ring.push(request, operation, fd, request.offset, address, request.length, number)
 
     def kick(self) -> None:
         self._ring.submit()
@@ -125,31 +128,40 @@ class RingQueue(RequestQueue):
         ended, self._refused = self._refused, []
         if ended:
             timeout_seconds = 0.0
-        completions = self._ring.wait(timeout_seconds)
-        for number, result in completions:
-            if number == _NOBODY:
-                continue
-            request = self._requests[number]
-            if result < 0 and self._is_to_be_repeated(request, -result):
-                if not self._control.cancelled and not self._recalled:
-                    self._push(number, request)
-                    continue
-                request.error = self._control.cancellation()
-            elif result >= 0:
-                request.result = 1 if request.kind is Kind.ZERO else result
-            elif -result not in _NO_ERROR.get(request.kind, frozenset()):
-                request.error = OSError(-result, os.strerror(-result))
-            del self._requests[number]
-            ended.append(request)
+        self._ring.wait(timeout_seconds)
+        # An answer is forgotten only when it was taken note of: a signal's handler may raise between any two lines.
+        answers = self._ring.answers
+        while answers:
+            number, result = answers[0]
+            request = self._requests.get(number)
+            if request is not None and self._settle(request, result):
+                ended.append(request)
+            self._requests.pop(number, None)
+            answers.popleft()
         return ended
+
+    def _settle(self, request: Request, result: int) -> bool:
+        """Note what the kernel answered; return False when the request is made once more."""
+        if result >= 0:
+            request.result = 1 if request.kind is Kind.ZERO else result
+        elif self._is_to_be_repeated(request, -result):
+            if not self._control.cancelled and not self._recalled:
+                self.submit(request)
+                return False
+            request.error = self._control.cancellation()
+        elif -result not in _NO_ERROR.get(request.kind, frozenset()):
+            request.error = OSError(-result, os.strerror(-result))
+        return True
 
     def recall(self) -> None:
         self._recalled = True
         self._refused.clear()
-        for number in self._ring.withdraw():
-            del self._requests[number]
+        taken_to = self._ring.withdraw()
+        for number, request in list(self._requests.items()):
+            if request.place is None or _is_behind(request.place, taken_to):
+                del self._requests[number]
         # Of what the kernel was given, a few at a time are begun, and the others wait; they end at once (Linux 5.19).
-        self._ring.push(_OP_CANCEL, -1, 0, 0, 0, _NOBODY, _CANCEL_ALL)
+        self._ring.push(None, _OP_CANCEL, -1, 0, 0, 0, _NOBODY, _CANCEL_ALL)
         self._ring.submit()
 
     @staticmethod
@@ -178,13 +190,18 @@ class RingQueue(RequestQueue):
     def _await_stragglers(self, kept: contextlib.ExitStack) -> None:
         with kept:
             while self._requests:
-                for number, _ in self._ring.wait(1.0):
-                    self._requests.pop(number, None)
+                self._ring.wait(1.0)
+                while self._ring.answers:
+                    self._requests.pop(self._ring.answers.popleft()[0], None)
             self._ring.close()
 
 
 class _Ring:
-    """The two rings that are shared with the kernel."""
+    """The two rings that are shared with the kernel.
+
+    What was submitted is read from the kernel's own count, and not counted along: an exception from a signal's handler
+    may come right after the system call.
+    """
 
     def __init__(self, entries: int) -> None:
         parameters = bytearray(_PARAMETERS.size)
@@ -195,7 +212,8 @@ class _Ring:
             raise RingUnavailable(f"io_uring is refused ({exc.strerror})") from exc
         self._memory: mmap.mmap | None = None
         self._entries: mmap.mmap | None = None
-        self._to_submit = 0
+        self.answers: collections.deque[tuple[int, int]] = collections.deque()
+        """(number, result) of entries that have ended."""
         try:
             self._map(parameters)
             # Some filters let a process set a ring up and not use it.
@@ -235,88 +253,84 @@ class _Ring:
         value: int = _WORD.unpack_from(self._memory, position)[0]  # type: ignore[arg-type]
         return value
 
+    @property
+    def _unsubmitted(self) -> int:
+        return (self._next - self._word(self._head)) & 0xFFFFFFFF
+
     def push(
-        self, operation: int, fd: int, offset: int, address: int, length: int, number: int, flags: int = 0
+        self,
+        request: Request | None,
+        operation: int,
+        fd: int,
+        offset: int,
+        address: int,
+        length: int,
+        number: int,
+        flags: int = 0,
     ) -> None:
-        """Add an entry for the next :meth:`wait`."""
-        if self._to_submit == self._capacity:
+        """Add an entry for the next :meth:`wait`, and note its place in its *request*."""
+        if self._unsubmitted == self._capacity:
             self._enter(0, 0.0)
-            if self._to_submit == self._capacity:
+            if self._unsubmitted == self._capacity:
                 raise OSError(errno.EBUSY, "io_uring takes no more requests")
-        index = self._next & self._mask
+        place = self._next
         _ENTRY.pack_into(
             self._entries,  # type: ignore[arg-type]
-            index * _ENTRY.size,
+            (place & self._mask) * _ENTRY.size,
             operation, 0, 0, fd, offset, address, length, flags, number,
         )  # fmt: skip
-        self._next = (self._next + 1) & 0xFFFFFFFF
-        self._to_submit += 1
+        if request is not None:
+            request.place = place
+        self._next = (place + 1) & 0xFFFFFFFF
         # The kernel looks at this only within the call that this thread makes later, so that no barrier is needed.
         _WORD.pack_into(self._memory, self._tail, self._next)  # type: ignore[arg-type]
 
-    def withdraw(self) -> list[int]:
-        """Take back what was added and not submitted; return its numbers."""
-        numbers = []
-        while self._to_submit:
-            self._next = (self._next - 1) & 0xFFFFFFFF
-            self._to_submit -= 1
-            numbers.append(_ENTRY.unpack_from(self._entries, (self._next & self._mask) * _ENTRY.size)[-1])  # type: ignore[arg-type]
+    def withdraw(self) -> int:
+        """Take back what was added and not submitted; return the place of the first of it."""
+        self._next = self._word(self._head)
         _WORD.pack_into(self._memory, self._tail, self._next)  # type: ignore[arg-type]
-        return numbers
+        return self._next
 
     def submit(self) -> None:
         """Submit what was added, without waiting."""
-        if self._to_submit:
+        if self._unsubmitted:
             self._enter(0, 0.0)
 
-    def wait(self, timeout_seconds: float) -> list[tuple[int, int]]:
-        """Submit what was added, and return (number, result) of entries that have ended.
-
-        Waits for one of them, for the given time at most.
-        """
-        ended = [] if self._to_submit else self._reap()
-        if not ended:
+    def wait(self, timeout_seconds: float) -> None:
+        """Submit what was added, and collect :attr:`answers`; wait for one, for the given time at most."""
+        if not self._unsubmitted:
+            self._collect()
+        if not self.answers:
             self._enter(1, timeout_seconds)
-            ended = self._reap()
-        return ended
+            self._collect()
 
     def _enter(self, minimum: int, timeout_seconds: float) -> None:
         seconds = int(timeout_seconds)
         _TIME.pack_into(self._timeout, 0, seconds, int((timeout_seconds - seconds) * 1e9))
         try:
-            taken = _call(
-                _SYS_IO_URING_ENTER, self._fd, self._to_submit, minimum,
+            _call(
+                _SYS_IO_URING_ENTER, self._fd, self._unsubmitted, minimum,
                 _ENTER_GETEVENTS | _ENTER_EXT_ARG, self._argument_address, _WAIT_ARGUMENT.size,
             )  # fmt: skip
         except OSError as exc:
-            # ETIME and EINTR come only when nothing was left to submit, or all of it was taken.
-            if exc.errno in (errno.ETIME, errno.EINTR, errno.EAGAIN, errno.EBUSY):
-                taken = self._taken()
-            else:
+            if exc.errno not in (errno.ETIME, errno.EINTR, errno.EAGAIN, errno.EBUSY):
                 raise
-        self._to_submit -= taken
 
-    def _taken(self) -> int:
-        """Return how many of the added entries the kernel has taken."""
-        return self._to_submit - ((self._next - self._word(self._head)) & 0xFFFFFFFF)
-
-    def _reap(self) -> list[tuple[int, int]]:
+    def _collect(self) -> None:
         tail = self._word(self._done_tail)
         # Taking and releasing a lock keeps the processor from reading entries before it reads the tail.
         with self._fence:
             head = self._word(self._done_head)
-        ended = []
         while head != tail:
             number, result, _ = _COMPLETION.unpack_from(
                 self._memory,  # type: ignore[arg-type]
                 self._done + (head & self._done_mask) * _COMPLETION.size,
             )
-            ended.append((number, result))
+            self.answers.append((number, result))
             head = (head + 1) & 0xFFFFFFFF
-        if ended:
-            with self._fence:
-                _WORD.pack_into(self._memory, self._done_head, head)  # type: ignore[arg-type]
-        return ended
+        # Only now, so that none is lost; one that is collected twice belongs to no request any more.
+        with self._fence:
+            _WORD.pack_into(self._memory, self._done_head, head)  # type: ignore[arg-type]
 
     def close(self) -> None:
         for memory in (self._memory, self._entries):
@@ -328,6 +342,11 @@ class _Ring:
 
 
 _MAP_POPULATE: int = getattr(mmap, "MAP_POPULATE", 0x8000)
+
+
+def _is_behind(place: int, other: int) -> bool:
+    """Say whether a place of an entry is *other* or comes after it; places begin again at 0 after 32 bits."""
+    return (place - other) & 0xFFFFFFFF < 1 << 31
 
 
 def _address(memory: bytearray) -> int:

@@ -26,8 +26,13 @@ class Machinery:
 
     arena: Arena
     pump: Pump
-    means: str
-    """What it is, in words."""
+    queue_means: str
+    ends: Sequence[OpenEnd]
+
+    @property
+    def means(self) -> str:
+        """What it is, in words; after the work, since an end may turn out to have no way past the cache."""
+        return "; ".join([self.queue_means, *map(_path_of, self.ends)])
 
 
 @contextlib.contextmanager
@@ -40,9 +45,12 @@ def machinery(ends: Sequence[OpenEnd], size_bytes: int, control: Control, *, buf
     queue, means = _queue(arena, ends, control)
     try:
         pump = Pump(queue, arena, control, requests_in_flight=_REQUESTS, bytes_in_flight=_BYTES)
-        yield Machinery(arena=arena, pump=pump, means="; ".join([means, *map(_path_of, ends)]))
+        yield Machinery(arena=arena, pump=pump, queue_means=means, ends=ends)
     finally:
+        is_idle = not queue.in_flight
         queue.close()
+        if is_idle:
+            arena.give_back()
 
 
 def _queue(arena: Arena, ends: Sequence[OpenEnd], control: Control) -> tuple[RequestQueue, str]:

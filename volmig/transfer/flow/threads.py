@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Collection, Sequence
 
+from volmig import errors
 from volmig.transfer.control import Control
 from volmig.transfer.ends.base import OpenEnd
 from volmig.transfer.flow.arena import Arena
@@ -41,14 +42,22 @@ class ThreadQueue(RequestQueue):
                     daemon=True,
                 )
                 self._threads.append((end, thread))
-        for _, thread in self._threads:
-            thread.start()
+        started = 0
+        try:
+            for _, thread in self._threads:
+                thread.start()
+                started += 1
+        except RuntimeError as exc:
+            del self._threads[started:]
+            self.close()
+            raise errors.ResourcesExhausted(what="thread for a copy", reason=str(exc)) from exc
 
     @property
     def in_flight(self) -> Collection[Request]:
         return self._requests
 
     def submit(self, request: Request) -> None:
+        request.is_done = False
         self._requests.add(request)
         self._inputs[request.end].put(request)
 
@@ -67,6 +76,8 @@ class ThreadQueue(RequestQueue):
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._requests.discard(requests.get_nowait())
+        # A signal's handler may have raised after one was taken from the queue, and before it was noted.
+        self._requests = {request for request in self._requests if not request.is_done}
 
     def close(self) -> None:
         self._abandoned.set()
@@ -83,6 +94,7 @@ class ThreadQueue(RequestQueue):
                     self._attempt(request)
             except Exception as exc:  # noqa: BLE001 - whoever waits for the request raises it
                 request.error = exc
+            request.is_done = True
             self._ended.put(request)
 
     def _attempt(self, request: Request) -> None:

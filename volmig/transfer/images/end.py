@@ -78,7 +78,9 @@ class ImageEnd(OpenEnd):
 
     def version(self) -> tuple[int, ...] | None:
         versions = [file.end.version() for file in self._chain.files]
-        return tuple(number for version in versions for number in version or ()) or None
+        if any(version is None for version in versions):
+            return None
+        return tuple(number for version in versions for number in version or ())
 
     def settle(self) -> None:
         for file in self._chain.files:

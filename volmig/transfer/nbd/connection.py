@@ -15,12 +15,11 @@ from typing import TypeAlias
 
 from volmig.transfer.nbd.address import NbdAddress
 from volmig.transfer.nbd.handshake import shake_hands
+from volmig.transfer.nbd.map import ZeroMap
 from volmig.transfer.nbd.wire import ProtocolError, Wire
 
 _Taker: TypeAlias = Callable[[int, int], None]
 """Is given kind and length of a chunk, and receives what is in it."""
-
-STATE_ZERO = 2
 
 _CMD_READ, _CMD_WRITE, _CMD_DISC, _CMD_FLUSH, _CMD_WRITE_ZEROES, _CMD_BLOCK_STATUS = 0, 1, 2, 3, 6, 7
 _CHUNK_NONE, _CHUNK_DATA, _CHUNK_HOLE, _CHUNK_STATUS, _CHUNK_ERROR = 0, 1, 2, 5, 1 << 15
@@ -30,6 +29,8 @@ _REQUEST_MAGIC, _SIMPLE_MAGIC, _STRUCTURED_MAGIC = 0x25609513, 0x67446698, 0x668
 
 _LONGEST_ERROR_BYTES = 64 * 1024
 _LONGEST_STATUS_BYTES = 16 * 1024 * 1024
+_STATUS_STEP_BYTES = 64 * 1024
+_STATE_ZERO = 2
 _MOST_PIECES = 1024
 
 _KNOWN_ERRNOS = {
@@ -63,6 +64,11 @@ class Connection:
             self._wire.close()
             raise
         self.export = self._agreed.export
+
+    @property
+    def peer(self) -> NbdAddress:
+        """The address of the very server that answers, without a name that may lead to another one."""
+        return self._wire.peer
 
     def close(self) -> None:
         """Take leave of the server if it listens, and close the socket. Never waits longer than 0.1 s."""
@@ -105,9 +111,9 @@ class Connection:
         """Bring everything that was answered to stable storage."""
         self._simple(self._request(_CMD_FLUSH, 0, 0))
 
-    def block_status(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Return (length, state) of the parts of a range, from its beginning; they may end before its end."""
-        found: list[tuple[int, int]] = []
+    def block_status(self, offset: int, length: int) -> ZeroMap:
+        """Return which parts of a range, from its beginning, read as zeroes; they may end before its end."""
+        found = ZeroMap()
         _raise(
             self._chunks(
                 self._request(_CMD_BLOCK_STATUS, offset, length),
@@ -200,7 +206,7 @@ class Connection:
         else:
             view[start:end] = bytes(size)
 
-    def _status_chunk(self, kind: int, size: int, wanted: int, found: list[tuple[int, int]]) -> None:
+    def _status_chunk(self, kind: int, size: int, wanted: int, found: ZeroMap) -> None:
         if kind != _CHUNK_STATUS or found:
             raise ProtocolError("a question about a range was not answered by one chunk about it")
         if size < 12 or (size - 4) % 8 or size > _LONGEST_STATUS_BYTES:
@@ -208,12 +214,15 @@ class Connection:
         (context,) = self._wire.unpack(">I")
         if context != self._agreed.context_id:
             raise ProtocolError("an answer is about another context than the one that was asked for")
-        covered = 0
-        for length, state in struct.iter_unpack(">II", self._wire.received(size - 4)):
-            if not length or covered >= wanted:
-                raise ProtocolError("an answer about a range has an empty part, or one too many")
-            found.append((min(length, wanted - covered), state))
-            covered += length
+        covered, left = 0, size - 4
+        while left:
+            step = min(left, _STATUS_STEP_BYTES)
+            for length, state in struct.iter_unpack(">II", self._wire.received(step)):
+                if not length or covered >= wanted:
+                    raise ProtocolError("an answer about a range has an empty part, or one too many")
+                found.add(min(length, wanted - covered), bool(state & _STATE_ZERO))
+                covered += length
+            left -= step
 
     def _no_chunk(self, kind: int, length: int) -> None:
         if kind != _CHUNK_NONE:

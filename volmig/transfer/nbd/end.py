@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volmig import errors
 from volmig.transfer.ends.base import OpenEnd, describe, name_of, reading
 from volmig.transfer.nbd.address import NbdAddress, is_address, parse
-from volmig.transfer.nbd.connection import STATE_ZERO, Connection
+from volmig.transfer.nbd.connection import Connection
 from volmig.transfer.nbd.handshake import (
     FLAG_CAN_MULTI_CONN,
     FLAG_READ_ONLY,
@@ -43,6 +44,8 @@ class NbdEnd(OpenEnd):
     that serves from memory what it has not stored is believed. A lost connection is not made again.
     """
 
+    map_is_believed = False
+
     def __init__(self, address: NbdAddress, connections: list[Connection], *, name: str, is_destination: bool) -> None:
         """Take over *connections* to one export; use :meth:`connect`."""
         self.name = name
@@ -72,18 +75,21 @@ class NbdEnd(OpenEnd):
     ) -> NbdEnd:
         """Connect to the export that *end*, an address, names.
 
-        :param timeout_seconds: for one connection and its handshake.
+        :param timeout_seconds: for all of it: finding the host, and the connections with their handshakes.
         :raises volmig.errors.RequestInvalid: when it is no address that can be used, or *writes* is wanted of an
             export that is read-only, or cannot be flushed, so that nobody could say when data is safe.
         :raises volmig.errors.TransferFailed: when the server cannot be reached, or does not serve the export.
         """
         name = name_of(end)
         address = parse(name)
+        deadline = time.monotonic() + timeout_seconds
         opened: list[Connection] = []
         with contextlib.ExitStack() as undo:
             try:
                 while not opened or (len(opened) < most_connections and opened[0].export.flags & FLAG_CAN_MULTI_CONN):
-                    connection = Connection(address, timeout_seconds=timeout_seconds)
+                    # The first one's peer: behind one name there may be several servers, which are no longer coherent.
+                    place = opened[0].peer if opened else address
+                    connection = Connection(place, timeout_seconds=deadline - time.monotonic())
                     undo.callback(connection.close)
                     opened.append(connection)
                     if writes:
@@ -197,20 +203,20 @@ class NbdEnd(OpenEnd):
         """Yield (start, end, whether it reads as zeroes) from *offset* on, without a gap."""
         size_bytes = min(size_bytes, self.size_bytes)
         while offset < size_bytes:
-            found = self._status(offset, size_bytes - offset)
-            if not found:
-                yield offset, size_bytes, False
-                return
-            for length, is_zero in found:
+            asked_at = offset
+            for length, is_zero in self._status(offset, size_bytes - offset):
                 end = min(offset + length, size_bytes)
                 if end > offset:
                     yield offset, end, is_zero
                 offset = end
+            if offset == asked_at:
+                yield offset, size_bytes, False
+                return
 
-    def _status(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """Return (length, whether it reads as zeroes) of parts from *offset* on; empty if unknown."""
+    def _status(self, offset: int, length: int) -> Iterable[tuple[int, bool]]:
+        """Return (length, whether it reads as zeroes) of parts from *offset* on; nothing if unknown."""
         if not self._has_map:
-            return []
+            return ()
         start, end = self._blocks_around(offset, min(length, _STATUS_BYTES))
         try:
             with self._connection() as connection:
@@ -218,16 +224,9 @@ class NbdEnd(OpenEnd):
         except OSError as exc:
             if exc.errno in _CANNOT:
                 self._has_map = False
-                return []
+                return ()
             raise
-        lengths = [(size, bool(state & STATE_ZERO)) for size, state in found]
-        if start < offset:
-            skipped = offset - start
-            while lengths and lengths[0][0] <= skipped:
-                skipped -= lengths.pop(0)[0]
-            if lengths:
-                lengths[0] = (lengths[0][0] - skipped, lengths[0][1])
-        return lengths
+        return found.behind(offset - start)
 
     # --- the rest -------------------------------------------------------------------------------
 

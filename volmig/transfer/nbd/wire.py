@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
+import queue
 import socket
 import struct
+import threading
 import time
 from typing import Any
 
@@ -31,8 +34,18 @@ class Wire:
         :param timeout_seconds: for connecting and all that follows, until :meth:`end_timeout`.
         :raises OSError: when that fails.
         """
-        self._deadline: float | None = time.monotonic() + timeout_seconds
-        self._socket = _connected(address, timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        self._deadline: float | None = deadline
+        self._address = address
+        self._socket = _connected(address, deadline)
+
+    @property
+    def peer(self) -> NbdAddress:
+        """Where the other side is, by number."""
+        if self._address.socket_path:
+            return self._address
+        host, port = self._socket.getpeername()[:2]
+        return dataclasses.replace(self._address, host=host, port=port)
 
     def end_timeout(self) -> None:
         """Wait as long as it takes from now on."""
@@ -91,15 +104,30 @@ class Wire:
     def _left(self) -> None:
         """Set the time that is left of the handshake as the time for the next step."""
         if self._deadline is not None:
-            left = self._deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-            self._socket.settimeout(left)
+            self._socket.settimeout(_left(self._deadline))
 
 
-def _connected(address: NbdAddress, timeout_seconds: float) -> socket.socket:
-    if not address.socket_path:
-        found = socket.create_connection((address.host, address.port), timeout=timeout_seconds)
+def _left(deadline: float) -> float:
+    """Return the seconds to a deadline.
+
+    :raises TimeoutError: when there are none.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return left
+
+
+def _connected(address: NbdAddress, deadline: float) -> socket.socket:
+    if address.socket_path:
+        return _reached(socket.AF_UNIX, address.socket_path, deadline)
+    failed: OSError | None = None
+    for family, place in _places(address, deadline):
+        try:
+            found = _reached(family, place, deadline)
+        except OSError as exc:
+            failed = failed or exc
+            continue
         try:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -107,11 +135,45 @@ def _connected(address: NbdAddress, timeout_seconds: float) -> socket.socket:
             found.close()
             raise
         return found
-    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    raise failed or OSError(errno.EADDRNOTAVAIL, "the host has no address")
+
+
+def _reached(family: int, place: Any, deadline: float) -> socket.socket:
+    found = socket.socket(family, socket.SOCK_STREAM)
     try:
-        found.settimeout(timeout_seconds)
-        found.connect(address.socket_path)
+        found.settimeout(_left(deadline))
+        found.connect(place)
     except BaseException:
         found.close()
         raise
     return found
+
+
+def _places(address: NbdAddress, deadline: float) -> list[tuple[int, Any]]:
+    """Return the socket addresses of a host, each with its family.
+
+    :raises TimeoutError: when finding them takes too long. A thread goes on with it then, since nothing can end it.
+    """
+    with contextlib.suppress(socket.gaierror):
+        return _look_up(address, socket.AI_NUMERICHOST)
+    answers: queue.SimpleQueue[list[tuple[int, Any]] | Exception] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(_look_up(address, 0))
+        except Exception as exc:  # noqa: BLE001 - raised where it is waited for
+            answers.put(exc)
+
+    threading.Thread(target=work, name="volmig-resolve", daemon=True).start()
+    try:
+        answer = answers.get(timeout=_left(deadline))
+    except queue.Empty as exc:
+        raise TimeoutError(errno.ETIMEDOUT, f"finding the host {address.host} takes too long") from exc
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _look_up(address: NbdAddress, flags: int) -> list[tuple[int, Any]]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, place) for family, _, _, _, place in found]

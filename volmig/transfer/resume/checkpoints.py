@@ -117,6 +117,14 @@ class CheckpointFile:
             dataclasses.replace(self._record, checkpoint=checkpoint, destination=checkpoint.destination.identity)
         )
 
+    def forget(self) -> None:
+        """Drop the checkpoint, since what it names as finished cannot be relied upon; the destination stays recorded.
+
+        :raises volmig.errors.CheckpointSuperseded: when it is another run's by now.
+        :raises volmig.errors.OperatorError: when it cannot be written.
+        """
+        self._replace(dataclasses.replace(self._record, checkpoint=None))
+
     def finish(self) -> None:
         """Remove the file, since the copy is complete, and let go of it.
 

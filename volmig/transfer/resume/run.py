@@ -7,6 +7,7 @@ from collections.abc import Callable
 from volmig import errors
 from volmig.transfer.base import Checkpoint, CopyOptions, EndMark, TransferEngine, Verify
 from volmig.transfer.digest import ALGORITHM, HASH_BYTES, segment_bytes
+from volmig.transfer.ends.identity import FILE_VERSION, is_certain, outlasts_detaching
 
 
 class Run:
@@ -53,6 +54,8 @@ class Run:
         if self._algorithm and not checkpoint.digest_algorithm:
             # Of what the earlier run read there is no digest, so that nothing of it could be proved.
             return 0, b""
+        if not self._is_source_known():
+            return 0, b""
         if not self._algorithm:
             # Of the segments nothing is known, and nobody asks; but their number tells the position.
             return checkpoint.position_bytes, bytes(self._segments_before(checkpoint.position_bytes))
@@ -78,6 +81,11 @@ class Run:
 
         return report
 
+    def _is_source_known(self) -> bool:
+        """Say whether the source is still what the earlier run read, or the verification will find out."""
+        # With digests, what the earlier run read is read again in doubt, and compared with them.
+        return bool(self._algorithm) or outlasts_detaching(self._source.version)
+
     def _segments_before(self, position_bytes: int) -> int:
         return -(-position_bytes // segment_bytes(self._size)) * HASH_BYTES
 
@@ -88,9 +96,11 @@ class Run:
         if checkpoint.source.identity != self._source.identity or self._source.identity is None:
             return "it is of another source"
         if checkpoint.source.version != self._source.version:
-            return "the source was written to since"
+            return _written_since(self._source.version)
         if checkpoint.destination.identity != self._destination.identity or self._destination.identity is None:
             return "it is of another destination"
+        if not is_certain(self._destination.identity):
+            return "nobody can tell whether the destination is still the device that it was"
         if checkpoint.digest_algorithm not in ("", ALGORITHM):
             return f"it has digests of another kind ({checkpoint.digest_algorithm})"
         position, segment = checkpoint.position_bytes, segment_bytes(self._size)
@@ -99,3 +109,9 @@ class Run:
         if checkpoint.digest_algorithm and len(checkpoint.segments) != self._segments_before(position):
             return "it has not as many digests as its position asks for"
         return ""
+
+
+def _written_since(version: tuple[int, ...] | None) -> str:
+    if version is not None and len(version) == FILE_VERSION:
+        return "the source was written to since"
+    return "the source was written to since, or was detached, or the machine restarted: nobody can tell"
