@@ -94,11 +94,6 @@ class Target:
         """What it is known by; None for what has no path."""
         return identity_of(self._fd) if self._fd >= 0 else None
 
-    @property
-    def is_new(self) -> bool:
-        """Whether it was made by this run."""
-        return self._is_new
-
     def prepare(self) -> None:
         """Make a regular file as large as the copy, if it is smaller.
 

@@ -24,6 +24,7 @@ def digest_end(
     to_bytes: int,
     options: CopyOptions,
     control: Control,
+    lookup: Lookup,
     advance: Callable[[int, int], None],
     closed: Callable[[TreeDigest], None] = unwatched,
 ) -> None:
@@ -35,7 +36,7 @@ def digest_end(
     :raises volmig.errors.DestinationTooShort: when a destination has.
     """
     control.check()
-    with machinery([end], to_bytes, control) as parts, looking(control) as lookup:
+    with machinery([end], to_bytes, control) as parts:
         flow = DigestFlow(end, parts.arena, control, options, digest=digest, advance=advance, closed=closed)
         parts.pump.run(tasks(extents_to_read(end, lookup, to_bytes), 0, to_bytes), flow)
     digest.close_before(to_bytes)
@@ -86,5 +87,5 @@ def digest_of(
         if opened.size_bytes < size:
             raise errors.SourceTooShort(path=opened.name, actual=opened.size_bytes, expected=size)
         digest = TreeDigest(size)
-        digest_end(opened, digest, to_bytes=size, options=options, control=control, advance=unwatched)
+        digest_end(opened, digest, to_bytes=size, options=options, control=control, lookup=lookup, advance=unwatched)
         return digest.hexdigest()

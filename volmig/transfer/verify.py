@@ -158,6 +158,7 @@ class _Verifier:
             to_bytes=to_bytes,
             options=self._options,
             control=self._control,
+            lookup=self._lookup,
             advance=self._meter.advance,
             closed=closed,
         )

@@ -245,6 +245,9 @@ def test_a_limit_is_kept_and_can_be_raised(bench: Bench) -> None:
     copying = Copying(bench, 200 * MIB, limit=8 * MIB)
     copying.wait_for_progress()
     time.sleep(1.5)
+    # A busy machine may need longer for as much as that; the upper bound grows with the time.
+    while copying.done <= 4 * MIB and time.monotonic() - begun < 15:
+        time.sleep(0.05)
     done, seconds = copying.done, time.monotonic() - begun
     bench.control.limit_bytes = 0
     copying.thread.join(20)

@@ -16,7 +16,6 @@ BUFFER_BYTES = 1024 * 1024
 """Size of each buffer."""
 
 _HUGE_PAGE_BYTES = 2 * 1024 * 1024
-_MADV_HUGEPAGE = 14
 
 
 class Arena:
@@ -36,7 +35,7 @@ class Arena:
         self._memory.madvise(mmap.MADV_DONTFORK)
         # In large pages a request is one piece of memory for the storage, and not hundreds.
         with contextlib.suppress(OSError):
-            self._memory.madvise(_MADV_HUGEPAGE)
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(self._memory)
         """All of it."""
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))

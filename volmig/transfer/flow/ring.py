@@ -238,9 +238,9 @@ class _Ring:
         (self._head, self._tail, mask, _, _, _, array, _, _) = values[10:19]
         (self._done_head, self._done_tail, done_mask, _, _, self._done, _, _, _) = values[19:28]
         length = max(array + submissions * 4, self._done + completions * _COMPLETION.size)
-        self._memory = mmap.mmap(self._fd, length, mmap.MAP_SHARED | _MAP_POPULATE, offset=_OFFSET_RINGS)
+        self._memory = mmap.mmap(self._fd, length, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=_OFFSET_RINGS)
         self._entries = mmap.mmap(
-            self._fd, submissions * _ENTRY.size, mmap.MAP_SHARED | _MAP_POPULATE, offset=_OFFSET_ENTRIES
+            self._fd, submissions * _ENTRY.size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=_OFFSET_ENTRIES
         )
         self._capacity = submissions
         self._mask = self._word(mask)
@@ -339,9 +339,6 @@ class _Ring:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-_MAP_POPULATE: int = getattr(mmap, "MAP_POPULATE", 0x8000)
 
 
 def _is_behind(place: int, other: int) -> bool:
