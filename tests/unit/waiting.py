@@ -10,6 +10,9 @@ from volmig.drivers.fake import FakeDriver
 LONG = 30.0
 """Seconds that nothing takes unless it hangs."""
 
+SOON = 10.0
+"""Seconds within which what is to come at once has come on a busy machine too, and what waits has not."""
+
 
 def until(condition: Callable[[], object], seconds: float = LONG) -> None:
     """Wait until something is so."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.waiting import LONG, until
 from volmig import errors, transfer
 from volmig.cli import target
 from volmig.cli.app import main
@@ -436,7 +437,7 @@ class TestHanging:
         real, left = getattr(os, call), []
 
         def hang(*given: Any, **how: Any) -> None:
-            release.wait(20)
+            release.wait(2 * LONG)
             real(*given, **how)
 
         def act(_: dict[str, Any]) -> None:
@@ -450,7 +451,7 @@ class TestHanging:
         fake.act = act
         before, began = descriptors(), time.monotonic()
         main(["copy", "source", "new"])
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < LONG
         [(status, told)] = left
         assert status == 130
         assert "[transfer-cancelled]" in told
@@ -469,19 +470,12 @@ class TestHanging:
             def run(self) -> None:
                 super().run()
                 if self.name == "copy":
-                    release.wait(20)
+                    release.wait(2 * LONG)
 
         monkeypatch.setattr(threading, "Thread", Lingering)
         began = time.monotonic()
         assert main(["copy", "source", "new"]) == 0
-        assert time.monotonic() - began < 5
-
-
-def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+        assert time.monotonic() - began < LONG
 
 
 class TestSignals:
@@ -513,22 +507,24 @@ class TestSignals:
         self, fake: FakeCopy, ends: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         left: list[int] = []
-        release = threading.Event()
+        told = ""
 
-        def leave(status: int) -> None:
-            left.append(status)
-            release.set()
+        def said(what: str) -> bool:
+            nonlocal told
+            told += capsys.readouterr().err
+            return what in told
 
         def hanging(call: dict[str, Any]) -> None:
-            for _ in range(3):
+            for answer in ("Cancelling", "Still waiting for the storage"):
                 self.send(signal.SIGINT)
-                time.sleep(0.1)
-            release.wait(10)
+                until(lambda answer=answer: said(answer))
+            self.send(signal.SIGINT)
+            until(lambda: left)
 
-        monkeypatch.setattr(os, "_exit", leave)
+        monkeypatch.setattr(os, "_exit", left.append)
         fake.act = hanging
         main(["copy", "source", "new", "--resume", "kept"])
-        told = capsys.readouterr().err
+        told += capsys.readouterr().err
         assert left == [130]
         assert told.index("Cancelling") < told.index("Still waiting for the storage") < told.index("Left the copy")
         assert "begin again with: volmig copy --resume kept source new" in told
@@ -537,13 +533,20 @@ class TestSignals:
     def test_a_status_is_shown_on_request(
         self, fake: FakeCopy, ends: Path, quiet: list[str], capsys: pytest.CaptureFixture[str]
     ) -> None:
+        told = ""
+
+        def is_shown() -> bool:
+            nonlocal told
+            told += capsys.readouterr().err
+            return "copy: 1.00 MiB of 3.00 MiB (33 %); 1048576 bytes\n" in told
+
         def asked(call: dict[str, Any]) -> None:
             self.send(signal.SIGUSR1)
-            time.sleep(0.5)
+            until(is_shown)
 
         fake.act = asked
         assert main([*quiet, "copy", "source", "new"]) == 0
-        assert "copy: 1.00 MiB of 3.00 MiB (33 %); 1048576 bytes\n" in capsys.readouterr().err
+        assert is_shown()
 
 
 class TestResume:

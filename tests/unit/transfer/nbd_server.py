@@ -91,7 +91,7 @@ class NbdServer:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
         for thread in list(self._threads):
-            thread.join(5)
+            thread.join(30)
             assert not thread.is_alive()
         self._listener.close()
 
@@ -101,6 +101,9 @@ class NbdServer:
                 one, _ = self._listener.accept()
             except OSError:
                 return
+            if one.family != socket.AF_UNIX:
+                # Several small messages follow one another, and none waits for an acknowledgement.
+                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.connections += 1
             self._sockets.append(one)
             thread = threading.Thread(target=self._serve, args=(one,))
@@ -186,7 +189,7 @@ class NbdServer:
         for index, (start, size) in enumerate(parts):
             data = bytes(self.content[start : start + size])
             last = index == len(parts) - 1
-            if any(data):
+            if data.count(0) < len(data):
                 found += chunk(handle, 1, struct.pack(">Q", start) + data, last=last)
             else:
                 found += chunk(handle, 2, struct.pack(">QI", start, size), last=last)
@@ -196,9 +199,9 @@ class NbdServer:
         """Yield (length, whether it is zero) for blocks of 4 KiB, joined; at most 16, as servers may."""
         found: list[tuple[int, bool]] = []
         end = offset + length
-        while offset < end:
+        while offset < end and len(found) <= 16:
             size = min(BLOCK - offset % BLOCK, end - offset)
-            zero = not any(self.content[offset : offset + size])
+            zero = self.content.count(0, offset, offset + size) == size
             if found and found[-1][1] == zero:
                 found[-1] = (found[-1][0] + size, zero)
             else:
@@ -209,13 +212,14 @@ class NbdServer:
 
 def take(one: socket.socket, length: int) -> bytes:
     """Receive exactly *length* bytes."""
-    data = b""
-    while len(data) < length:
-        more = one.recv(length - len(data))
+    data = bytearray(length)
+    taken = 0
+    while taken < length:
+        more = one.recv_into(memoryview(data)[taken:])
         if not more:
             raise Ended
-        data += more
-    return data
+        taken += more
+    return bytes(data)
 
 
 def reply(option: int, kind: int, data: bytes = b"") -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.waiting import LONG
 from volmig import errors
 from volmig.transfer import Control, CopyOptions, CopyStage, TransferProgress, Verify, copy
 
@@ -30,21 +31,21 @@ def slow(seconds: float) -> Handle:
 
 def test_cancel_ends_a_running_copy_soon(tmp_path: Path) -> None:
     source = make_file(tmp_path / "source", 64 * MIB, [(0, 64 * MIB)])
-    destination, control = slow(0.05), Control()
-    at: list[float] = []
+    destination, control = slow(0.02), Control()
+    at: list[int] = []
 
     def cancel_once_under_way() -> None:
         while destination.bytes_written < 2 * MIB:
             time.sleep(0.01)
-        at.append(time.monotonic())
         control.cancel()
+        at.append(destination.bytes_written)
 
     thread = threading.Thread(target=cancel_once_under_way)
     thread.start()
     with pytest.raises(errors.TransferCancelled) as raised:
         copy(source, destination, size_bytes=64 * MIB, control=control)  # type: ignore[arg-type]
-    assert time.monotonic() - at[0] < 1
     thread.join()
+    assert destination.bytes_written <= at[0] + MIB, "what was under way, and no other"
     assert 0 < raised.value.fields["bytes_done"] < raised.value.fields["bytes_total"] == 64 * MIB
 
 
@@ -83,16 +84,16 @@ def test_a_copy_cancelled_beforehand_writes_nothing(tmp_path: Path, engine: str)
 
 def test_pause_stops_the_writes_until_resume(tmp_path: Path) -> None:
     source = make_file(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
-    destination, control = slow(0.01), Control()
+    destination, control = slow(0.0), Control()
     control.pause()
     thread = threading.Thread(
         target=copy, args=(source, destination), kwargs={"size_bytes": 8 * MIB, "control": control}
     )
     thread.start()
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert destination.bytes_written == 0
     control.resume()
-    thread.join(10)
+    thread.join(LONG)
     assert destination.content[: 8 * MIB] == source.read_bytes()
 
 
@@ -106,7 +107,7 @@ def test_the_limit_is_kept(tmp_path: Path, through: str) -> None:
     begun = time.monotonic()
     result = copy(source, destination, size_bytes=4 * MIB, options=options, control=control)  # type: ignore[arg-type]
     # Half a second, less a tenth for the last request, which nobody waits for, and the credit of 50 ms.
-    assert 0.34 <= time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun >= 0.34
     assert result.copy_seconds >= 0.34
 
 
@@ -119,7 +120,7 @@ def test_holes_are_not_held_up_by_the_limit(tmp_path: Path) -> None:
     begun = time.monotonic()
     options = CopyOptions(destination_is_zero=True, bandwidth_limit_bytes=MIB)
     result = copy(source, destination, size_bytes=1 << 40, options=options)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < LONG, "and not two weeks"
     assert result.bytes_copied <= MIB
 
 

@@ -348,6 +348,16 @@ FROM_SOURCE = st.tuples(st.just(Kind.READ), st.just(False), st.integers(0, 12))
 LOUD = st.sampled_from([fault for fault in Fault if fault not in SILENT])
 
 
+def not_agreeing(faults: dict[Any, Fault]) -> dict[Any, Fault]:
+    """Leave out silent faults of reads beside other silent ones: lies that happen to agree cannot be found out.
+
+    Such as a write and the read that is to prove it, which flip the same bit.
+    """
+    silent = [key for key, fault in faults.items() if fault in SILENT]
+    agreeing = {key for key in silent if key[0] is Kind.READ} if len(silent) > 1 else set()
+    return {key: fault for key, fault in faults.items() if key not in agreeing}
+
+
 @settings(few, max_examples=60)
 @given(
     shape=shapes(SIZES),
@@ -366,7 +376,8 @@ def test_identical_or_an_error_whatever_the_storage_does(
     loud_at_source: dict[Any, Fault],
 ) -> None:
     # A source that lies the one time that it is read is found out by reading it again, and not otherwise.
-    plan = Plan(faults=at_destination | (at_source if options.verify is Verify.COMPARE else loud_at_source))
+    faults = at_destination | (at_source if options.verify is Verify.COMPARE else loud_at_source)
+    plan = Plan(faults=not_agreeing(faults))
     with scene(shape, ends, plan) as made:
         try:
             run(made, options)

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 
+from tests.unit.waiting import until
 from volmig.transfer import Checkpoint, CopyOptions, Verify, copy, digest
 from volmig.transfer.flow import copying as flow
 
@@ -80,8 +81,5 @@ def test_what_a_checkpoint_names_stays_whole_wherever_the_copy_is_interrupted(tm
             copy(source, destination, size_bytes=SIZE, options=options, checkpoint=last)
             assert destination.read_bytes() == expected
         assert interruptions > 2
-    until = time.monotonic() + 5
-    while threading.active_count() > threads and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threading.active_count() <= threads
+    until(lambda: threading.active_count() <= threads)
     assert len(list(Path("/proc/self/fd").iterdir())) <= files

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.waiting import LONG
 from volmig.transfer import Control, CopyOptions, Verify, copy
 from volmig.transfer.base import Tail
 
@@ -136,7 +137,7 @@ def test_verification_keeps_the_limit_too() -> None:
 
 @pytest.mark.usefixtures("means")
 def test_in_real_time(tmp_path: Path) -> None:
-    limit = 8 * MIB
+    limit = 16 * MIB
     source = make_file(tmp_path / "source", 8 * MIB, [(0, 8 * MIB)])
     control, samples = Control(limit_bytes=limit), []
     destination = make_file(tmp_path / "destination", 8 * MIB)
@@ -146,7 +147,8 @@ def test_in_real_time(tmp_path: Path) -> None:
         samples.append(time.monotonic() - begun)
 
     result = copy(source, destination, size_bytes=8 * MIB, options=UNVERIFIED, control=control, progress=advance)
-    assert 0.85 <= result.copy_seconds <= 1.5
+    # Half a second, less a tenth for the last request, which nobody waits for, and the credit of 50 ms.
+    assert result.copy_seconds >= 0.34
     assert len(samples) > 4
 
 
@@ -159,5 +161,5 @@ def test_a_limit_that_is_lifted_is_lifted_at_once(tmp_path: Path) -> None:
     destination = make_file(tmp_path / "destination", 8 * MIB)
     copy(source, destination, size_bytes=8 * MIB, options=UNVERIFIED, control=control)
     timer.join()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < LONG, "and not two hours"
     assert destination.read_bytes() == source.read_bytes()

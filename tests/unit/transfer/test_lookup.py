@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.waiting import LONG, SOON, until
 from volmig import errors
 from volmig.transfer import Control
 from volmig.transfer.ends import opening
@@ -31,7 +32,7 @@ class HangingEnd(FileEnd):
     def extents(self, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
         for number, extent in enumerate(super().extents(size_bytes, begin_bytes)):
             if number:
-                self.goes_on.wait(30)
+                self.goes_on.wait(LONG)
             yield extent
 
 
@@ -66,19 +67,16 @@ def test_a_cancellation_does_not_wait_for_an_answer(tmp_path: Path, work: str) -
                 list(lookup.extents(end, 9 * MIB))
 
     started = time.monotonic()
-    threading.Timer(0.2, control.cancel).start()
+    threading.Timer(0.1, control.cancel).start()
     with pytest.raises(errors.TransferCancelled) as caught:
         look()
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < SOON
     assert "The storage hangs" in caught.value.hint
     assert str(path) in caught.value.hint
     # Closed by now, and yet kept: another file with its number would be asked otherwise.
     assert descriptors() - before
     end.goes_on.set()
-    until = time.monotonic() + 10
-    while descriptors() != before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert descriptors() == before
+    until(lambda: descriptors() == before)
 
 
 def test_the_survey_of_a_destination(tmp_path: Path) -> None:

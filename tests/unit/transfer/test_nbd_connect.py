@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.waiting import LONG, SOON
 from volmig import errors
 from volmig.transfer.nbd.end import NbdEnd
 
@@ -26,7 +27,7 @@ def connect(address: str, seconds: float) -> NbdEnd:
 class Slow(NbdServer):
     """Shakes hands only after a while."""
 
-    seconds = 0.3
+    seconds = 0.1
 
     def _shake_hands(self, one: socket.socket) -> bool:
         self.stopped.wait(self.seconds)
@@ -35,12 +36,11 @@ class Slow(NbdServer):
 
 def test_all_connections_together_have_the_time_of_one(tmp_path: Path) -> None:
     with nothing_left(), Slow(bytes(4096), directory=tmp_path) as server:
-        begun = time.monotonic()
         with pytest.raises(errors.TransferFailed, match="timed out"):
-            connect(server.address, 0.75)
-        assert time.monotonic() - begun < 1.1
-        assert server.connections == 3
-        connect(server.address, 10).close()
+            # Enough for any one of the four, and even for two.
+            connect(server.address, 0.25)
+        assert server.connections <= 3
+        connect(server.address, LONG).close()
 
 
 def test_a_host_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_a_host_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> No
     def hang(host: Any, *more: Any, **how: Any) -> Any:
         if how.get("flags") == socket.AI_NUMERICHOST:
             return real(host, *more, **how)
-        answered.wait(20)
+        answered.wait(LONG)
         raise socket.gaierror(socket.EAI_AGAIN, "later")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
@@ -59,7 +59,7 @@ def test_a_host_that_is_not_found_in_time(monkeypatch: pytest.MonkeyPatch) -> No
             connect("nbd://storage.invalid/x", 0.3)
     finally:
         answered.set()
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < SOON
     assert isinstance(raised.value.__cause__, TimeoutError)
 
 
@@ -98,13 +98,13 @@ def test_all_addresses_of_a_host_together_have_the_time_of_one(
         if flags:
             raise socket.gaierror(socket.EAI_NONAME, "not a number")
         asked.append(flags)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", mute)] * 5
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", mute)] * 200
 
     monkeypatch.setattr(socket, "getaddrinfo", several)
     begun = time.monotonic()
     with nothing_left(), pytest.raises(errors.TransferFailed, match="timed out"):
-        connect("nbd://storage.invalid/x", 0.4)
-    assert time.monotonic() - begun < 1
+        connect("nbd://storage.invalid/x", 0.2)
+    assert time.monotonic() - begun < SOON
     assert len(asked) == 1
 
 

@@ -53,7 +53,7 @@ def first(end: NbdEnd) -> tuple[tuple[int, int], int]:
 
 @pytest.mark.parametrize("states", [(0, 3), (0, 0)])
 def test_an_answer_in_the_smallest_parts_takes_little_memory(tmp_path: Path, states: tuple[int, int]) -> None:
-    payload = struct.pack(">IIII", 512, states[0], 512, states[1]) * (256 * 1024)
+    payload = struct.pack(">IIII", 512, states[0], 512, states[1]) * (96 * 1024)
     with (
         served(tmp_path, payload) as server,
         NbdEnd.connect(server.address, reads=True, writes=False, is_destination=False) as end,

@@ -18,6 +18,7 @@ from volmig.transfer.flow.request import Kind, Request, RequestQueue
 from volmig.transfer.flow.ring import RingUnavailable
 from volmig.transfer.flow.threads import ThreadQueue
 
+from .fakes import make_file
 from .faults import LateQueue
 
 MIB = 1024 * 1024
@@ -55,12 +56,16 @@ def lead(source: Path, destination: Path, *late: tuple[Kind, int], flush_seconds
     return [checkpoint.position_bytes for checkpoint in checkpoints]
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("order") / "source"
+    path.write_bytes(os.urandom(4 * MIB) * 24)
+    return path
+
+
 @pytest.fixture
-def volume(tmp_path: Path) -> tuple[Path, Path]:
-    source, destination = tmp_path / "source", tmp_path / "destination"
-    source.write_bytes(os.urandom(4 * MIB) * 24)
-    destination.write_bytes(b"\xff" * (96 * MIB))
-    return source, destination
+def destination(tmp_path: Path) -> Path:
+    return make_file(tmp_path / "destination", 96 * MIB)
 
 
 @pytest.mark.parametrize(
@@ -74,21 +79,17 @@ def volume(tmp_path: Path) -> tuple[Path, Path]:
     ],
 )
 def test_what_ends_last_does_not_bring_a_copy_to_a_standstill(
-    volume: tuple[Path, Path], late: list[tuple[Kind, int]]
+    source: Path, destination: Path, late: list[tuple[Kind, int]]
 ) -> None:
-    positions = lead(*volume, *late)
+    positions = lead(source, destination, *late)
     assert positions == sorted(set(positions))
     # As long as more than 64 MiB are left, one comes before so many were copied without.
     for before, after in zip([0, *positions], [*positions, 96 * MIB], strict=True):
         assert after - before <= 64 * MIB
 
 
-def test_a_flush_that_makes_no_data_safe_and_ends_last(volume: tuple[Path, Path]) -> None:
-    source, destination = volume
-    data = source.read_bytes()[16 * MIB :]
-    with source.open("wb") as file:
-        file.seek(16 * MIB)
-        file.write(data)
+def test_a_flush_that_makes_no_data_safe_and_ends_last(destination: Path, tmp_path: Path) -> None:
+    source = make_file(tmp_path / "source", 96 * MIB, [(16 * MIB, 96 * MIB)])
     # The first is asked for when the hole is dealt with, and ends when no more data may be begun.
     positions = lead(source, destination, (Kind.FLUSH, 0), flush_seconds=0.0)
     assert positions[0] == 16 * MIB

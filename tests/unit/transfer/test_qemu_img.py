@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.waiting import LONG, SOON, until
 from volmig import errors
 from volmig.transfer.base import CopyJob, CopyOptions
 from volmig.transfer.control import Control
@@ -19,6 +21,7 @@ from volmig.transfer.engines.qemu_img import QemuImgEngine
 from . import programs
 from .fakes import Handle, children, make_file, nothing_left, pattern
 from .image_headers import make, qcow2
+from .test_dd import state_of
 
 MIB = 1024 * 1024
 
@@ -188,8 +191,8 @@ class Copying:
         bench.control.limit_bytes = limit
         self.error: BaseException | None = None
         source = make_file(bench.root / "source", size, [(0, MIB)])
-        destination = make_file(bench.root / "destination", size)
-        self.thread = threading.Thread(target=self._run, args=(source, destination, size))
+        self.destination = make_file(bench.root / "destination", size)
+        self.thread = threading.Thread(target=self._run, args=(source, self.destination, size))
         self.thread.start()
 
     def _run(self, source: Path, destination: Path, size: int) -> None:
@@ -203,15 +206,16 @@ class Copying:
         return sum(done for done, _ in self.bench.events)
 
     def wait_for_progress(self) -> None:
-        end = time.monotonic() + 10
-        while not self.done:
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until(lambda: self.done)
+
+    @property
+    def is_held(self) -> bool:
+        return state_of(self.bench.pids[-1]) == "T"
 
     def cancel(self) -> float:
         begun = time.monotonic()
         self.bench.control.cancel()
-        self.thread.join(10)
+        self.thread.join(LONG)
         return time.monotonic() - begun
 
 
@@ -220,7 +224,7 @@ def test_cancel(bench: Bench, monkeypatch: pytest.MonkeyPatch, mode: str) -> Non
     monkeypatch.setenv("VOLMIG_TEST_MODE", mode)
     copying = Copying(bench, 64 * MIB if mode == "slow" else MIB)
     copying.wait_for_progress()
-    assert copying.cancel() < 1
+    assert copying.cancel() < SOON
     assert isinstance(copying.error, errors.TransferCancelled)
     assert not set(bench.pids) & children()
 
@@ -230,30 +234,59 @@ def test_pause(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     copying = Copying(bench, 64 * MIB)
     copying.wait_for_progress()
     bench.control.pause()
-    time.sleep(0.2)
-    before = copying.done
-    time.sleep(0.3)
-    assert copying.done == before
+    until(lambda: copying.is_held)
+    before = copying.destination.read_bytes()
+    time.sleep(0.1)
+    assert copying.destination.read_bytes() == before
+    done = copying.done
     bench.control.resume()
-    time.sleep(0.3)
-    assert copying.done > before
-    assert copying.cancel() < 1
+    until(lambda: copying.done > done)
+    assert copying.cancel() < SOON
 
 
-def test_a_limit_is_kept_and_can_be_raised(bench: Bench) -> None:
-    begun = time.monotonic()
-    copying = Copying(bench, 200 * MIB, limit=8 * MIB)
-    copying.wait_for_progress()
-    time.sleep(1.5)
-    # A busy machine may need longer for as much as that; the upper bound grows with the time.
-    while copying.done <= 4 * MIB and time.monotonic() - begun < 15:
-        time.sleep(0.05)
-    done, seconds = copying.done, time.monotonic() - begun
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the signals that programs are sent."""
+    numbers: list[int] = []
+    real = os.killpg
+
+    def killpg(group: int, number: int) -> None:
+        numbers.append(number)
+        real(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    return numbers
+
+
+def test_a_limit_holds_the_program_until_it_is_lifted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, sent: list[int]
+) -> None:
+    """The program comes to the half, which a byte a second pays for in days, and could go on from there."""
+    monkeypatch.setenv("VOLMIG_TEST_MODE", "half")
+    copying = Copying(bench, 2 * MIB, limit=1)
+    until(lambda: bench.pids and copying.is_held)
+    (bench.root / "log.go").touch()
+    before = copying.destination.read_bytes()
+    time.sleep(0.1)
+    assert copying.is_held
+    assert copying.destination.read_bytes() == before
+    assert copying.done < 2 * MIB
     bench.control.limit_bytes = 0
-    copying.thread.join(20)
+    copying.thread.join(LONG)
     assert copying.error is None
-    assert 4 * MIB < done < seconds * 8 * MIB + 8 * MIB
+    assert copying.destination.read_bytes() == (bench.root / "source").read_bytes()
+    assert sent[0] == signal.SIGSTOP
     assert bench.commands[0][bench.commands[0].index("-m") + 1] == "1"
+
+
+def test_without_a_limit_it_is_never_held(bench: Bench, monkeypatch: pytest.MonkeyPatch, sent: list[int]) -> None:
+    monkeypatch.setenv("VOLMIG_TEST_MODE", "half")
+    copying = Copying(bench, 2 * MIB)
+    copying.wait_for_progress()
+    (bench.root / "log.go").touch()
+    copying.thread.join(LONG)
+    assert copying.error is None
+    assert signal.SIGSTOP not in sent
 
 
 def test_a_full_disk(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,12 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def _each_segment(_small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a checkpoint come at the end of each segment, whichever of reads, writes and flushes are the slowest."""
+    monkeypatch.setattr(copying, "_AT_RISK_BYTES", SEGMENT)
+
+
+@pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     source = make_file(tmp_path / "source", SIZE, [(0, 20 * MIB), (22 * MIB + 4096, SIZE)])
     os.utime(source, ns=(0, 0))
@@ -83,7 +89,7 @@ def check_arrived(pair: Pair, result: TransferResult, checkpoint: Checkpoint) ->
     assert result.source_digest == result.destination_digest == digest_of(pair[0])
 
 
-@pytest.mark.usefixtures("means")
+@pytest.mark.usefixtures("means", "_each_segment")
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("verify", [Verify.DIGEST, Verify.COMPARE])
 def test_a_copy_goes_on_from_any_checkpoint(pair: Pair, number: int, verify: Verify) -> None:
@@ -142,6 +148,7 @@ def test_damage_before_the_checkpoint_is_found(pair: Pair, verify: Verify) -> No
     assert raised.value.fields["offset"] == MIB + 7
 
 
+@pytest.mark.usefixtures("_each_segment")
 def test_runs_follow_one_another(pair: Pair) -> None:
     first = stopped_at(0, pair)
     second = stopped_at(0, pair, checkpoint=first)
@@ -378,6 +385,7 @@ def test_without_digests_nothing_could_be_proved_so_that_all_is_copied(pair: Pai
     assert pair[1].read_bytes()[:SIZE] == pair[0].read_bytes()
 
 
+@pytest.mark.usefixtures("_each_segment")
 @pytest.mark.parametrize("first", [Verify.NONE, Verify.DIGEST])
 @pytest.mark.parametrize("junk", [b"", bytes(32 * 9)])
 def test_without_verification_it_goes_on_from_either(pair: Pair, first: Verify, junk: bytes) -> None:

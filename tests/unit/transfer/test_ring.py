@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.waiting import LONG, SOON, until
 from volmig import errors
 from volmig.transfer import Control, copy
 from volmig.transfer.ends.files import FileEnd
@@ -54,12 +55,12 @@ def queue(request: pytest.FixtureRequest, arena: Arena, end: FileEnd) -> Iterato
         yield made
 
 
-def all_of(queue: RequestQueue, seconds: float = 5.0) -> list[Request]:
+def all_of(queue: RequestQueue, seconds: float = LONG) -> list[Request]:
     """Wait for everything that is under way."""
     ended: list[Request] = []
-    until = time.monotonic() + seconds
+    end = time.monotonic() + seconds
     while queue.in_flight:
-        assert time.monotonic() < until, f"{len(queue.in_flight)} requests do not end"
+        assert time.monotonic() < end, f"{len(queue.in_flight)} requests do not end"
         ended.extend(queue.wait(0.1))
     return ended
 
@@ -239,9 +240,9 @@ def test_waiting_ends_in_time(arena: Arena, end: FileEnd, silent: int) -> None:
         for seconds in (0.0, 0.1):
             begun = time.monotonic()
             assert list(queue.wait(seconds)) == []
-            assert seconds <= time.monotonic() - begun < seconds + 0.3
+            assert seconds <= time.monotonic() - begun < SOON
         os.write(silent, b"answer")
-        (ended,) = queue.wait(5.0)
+        (ended,) = queue.wait(LONG)
         assert ended.result == 6
         assert bytes(arena.view[arena.free[-1] :][:6]) == b"answer"
 
@@ -254,17 +255,13 @@ def test_an_abandoned_request_keeps_its_memory(end: FileEnd, silent: int) -> Non
     begun = time.monotonic()
     queue.close()
     end.close()
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - begun < SOON
     alive = weakref.ref(arena)
     del arena, queue
     gc.collect()
     assert alive() is not None
     os.write(silent, b"late")
-    until = time.monotonic() + 5
-    while alive() is not None and time.monotonic() < until:
-        time.sleep(0.01)
-        gc.collect()
-    assert alive() is None
+    until(lambda: (gc.collect(), alive())[1] is None)
 
 
 def test_what_was_not_begun_is_taken_back(arena: Arena, end: FileEnd) -> None:
@@ -292,7 +289,7 @@ def test_what_waits_for_a_thread_is_taken_back(arena: Arena) -> None:
 
     def hold(position: int, data: bytes) -> bytes:
         begun.set()
-        assert going.wait(5)
+        assert going.wait(LONG)
         return data
 
     handle.on_write = hold
@@ -304,7 +301,7 @@ def test_what_waits_for_a_thread_is_taken_back(arena: Arena) -> None:
     with contextlib.closing(ThreadQueue(arena, [end], Control())) as queue:
         for request in requests:
             queue.submit(request)
-        assert begun.wait(5)
+        assert begun.wait(LONG)
         queue.recall()
         assert list(queue.in_flight) == requests[:1]
         going.set()
@@ -322,15 +319,12 @@ def test_a_descriptor_outlives_the_thread_that_hangs_in_it(arena: Arena, end: Fi
 
     end.read_some = read_some  # type: ignore[method-assign]
     queue.submit(Request(kind=Kind.READ, end=end, offset=0, length=16, at=arena.free[-1]))
-    assert asked.wait(5)
+    assert asked.wait(LONG)
     queue.close()
     end.close()
     os.fstat(number)
     os.write(silent, b"late")
-    until = time.monotonic() + 5
-    while Path(f"/proc/self/fd/{number}").exists():
-        assert time.monotonic() < until, "it is never closed"
-        time.sleep(0.01)
+    until(lambda: not Path(f"/proc/self/fd/{number}").exists())
 
 
 def test_an_interrupted_request_is_made_again_unless_cancelled(
