@@ -316,6 +316,49 @@ class CancelTooLate(RequestError):
     hint_template = "`volmig migration show {migration}` shows how it ended, or wait for its end."
 
 
+class PauseImpossible(RequestError):
+    """The migration cannot be paused."""
+
+    code = "pause-impossible"
+    template = "Migration {migration} cannot be paused: {reason}."
+    hint_template = "`volmig migration show {migration}` shows where it stands."
+
+
+class MigrationEnded(RequestError):
+    """The request is for a migration that goes on, and this one has ended."""
+
+    code = "migration-ended"
+    template = "Migration {migration} has ended: it is in phase {phase!r}."
+    hint_template = "`volmig migration show {migration}` shows how it ended."
+
+
+class RollbackImpossible(RequestError):
+    """The volume cannot go back to where it was before the migration."""
+
+    code = "rollback-impossible"
+    template = "Migration {migration} cannot be rolled back: {reason}."
+    hint_template = "Move the volume to where it is to be by `volmig volume migrate`."
+
+
+class ChangesWouldBeLost(RequestError):
+    """The volume was written to after its migration, and its old storage does not have that."""
+
+    code = "changes-would-be-lost"
+    template = (
+        "Migration {migration} is not rolled back: volume {volume} in {host} differs from its old storage, from byte "
+        "{offset} on, so that what was written since would be lost."
+    )
+    hint_template = "Keep it, move it back by `volmig volume migrate`, or repeat the rollback with --discard-changes."
+
+
+class NothingRetained(RequestError):
+    """No old storage of the migration is kept."""
+
+    code = "nothing-retained"
+    template = "No old storage of migration {migration} is kept."
+    hint_template = "`volmig migration show {migration} --history` shows what became of it."
+
+
 # --- change the configuration -----------------------------------------------------------------
 
 
@@ -426,6 +469,27 @@ class DriverTimeout(TemporaryError):
     hint_template = "Check the storage; if it is only slow, raise driver_timeout_seconds for the backend."
 
 
+class StorageBusy(TemporaryError):
+    """The storage refuses a call for the moment.
+
+    A driver raises it before anything was changed, and the call is repeated.
+    """
+
+    code = "storage-busy"
+    template = "Backend {backend!r} is busy: {reason}."
+    hint_template = "Try again; if it lasts, look at what the storage is occupied with."
+
+
+class OperationInProgress(TemporaryError):
+    """Another request is at work on the volume."""
+
+    code = "operation-in-progress"
+    template = "Volume {volume} is busy: {operation} is under way in {worker}."
+    hint_template = (
+        "Repeat the request when that has ended; if that process is gone, `volmig migration recover` ends it."
+    )
+
+
 class StoreConflict(TemporaryError):
     """Somebody else changed the record between reading and writing it."""
 
@@ -474,6 +538,14 @@ class MigrationAbandoned(LeaseLost):
     code = "migration-abandoned"
     template = "No worker runs migration {migration}: {reason}."
     hint_template = "`volmig migration recover` takes it over, and goes on with it or undoes it."
+
+
+class MigrationPaused(LeaseLost):
+    """No worker runs the migration, since somebody has paused it."""
+
+    code = "migration-paused"
+    template = "Migration {migration} is paused, as {requested_by} asked."
+    hint_template = "`volmig migration resume {migration}` lets it go on."
 
 
 class CheckpointBusy(TemporaryError):
@@ -611,6 +683,14 @@ class ObjectLeftBehind(OperatorError):
     hint_template = "It is on record, and deleting it is tried again; mend the storage that refuses it."
 
 
+class OldStorageLeft(OperatorError):
+    """The old storage of a migrated volume was to be deleted, and is still there."""
+
+    code = "old-storage-left"
+    template = "The old storage {name} of volume {volume} in {host} is not deleted yet: {reason}."
+    hint_template = "It is on record, and `volmig migration recover` tries again; mend the storage that refuses it."
+
+
 class ObjectDisplaced(OperatorError):
     """While an object was removed, another one was found in its place, and could not be put back."""
 
@@ -666,6 +746,8 @@ class TransferCancelled(CancelledError):
     code = "transfer-cancelled"
     template = "The copy was cancelled after {bytes_done} of {bytes_total} bytes."
     hint_template = "The destination is incomplete; the source is unchanged."
+    storage_hangs: bool = False
+    """Whether requests of it stay under way, since the storage does not answer them."""
 
 
 class MigrationCancelled(CancelledError):

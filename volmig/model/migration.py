@@ -52,6 +52,12 @@ class Migration:
     requested_by: str = ""
     cancel_requested_by: str = ""
     """Who asked to cancel it; empty as long as nobody did."""
+    pause_requested_by: str = ""
+    """Who asked to pause it; empty when nobody did, or when it was resumed since."""
+    source_retention_seconds: int = 0
+    """How long the volume's old storage is kept after success, so that the migration can be rolled back."""
+    rolls_back: str = ""
+    """The migration that this one takes back (method ``rollback``); empty for any other."""
     owner: str = ""
     """Worker that runs it; empty when none does."""
     epoch: int = 0
@@ -77,6 +83,8 @@ class EntryKind(enum.StrEnum):
     """The step raised; ``data`` holds the error."""
     UNDONE = "undone"
     """The step's effect was taken back."""
+    REQUEST = "request"
+    """Somebody asked for something: to cancel, pause, resume, limit, roll back or retire it."""
     NOTE = "note"
     """Something else worth knowing: a helper process, a retry, a warning."""
 

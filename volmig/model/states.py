@@ -24,6 +24,10 @@ class VolumeStatus(enum.StrEnum):
     """A migration that locks the volume moves it; it was ``available`` before and will be again."""
     EXTENDING = "extending"
     """Its storage is being enlarged."""
+    SNAPSHOTTING = "snapshotting"
+    """A snapshot of it is being made or deleted."""
+    RETYPING = "retyping"
+    """Its type is being changed in its storage."""
     DELETING = "deleting"
     """Its storage is being removed."""
     ERROR = "error"
@@ -57,6 +61,8 @@ class Phase(enum.StrEnum):
     """A worker prepares the destination."""
     MIGRATING = "migrating"
     """The data is being moved or verified."""
+    PAUSED = "paused"
+    """On request, nothing is done until it is resumed; what was copied so far is kept."""
     COMPLETING = "completing"
     """The data is whole at the destination; from the commit point in this phase it only goes forward."""
     SUCCESS = "success"
@@ -74,6 +80,11 @@ class Phase(enum.StrEnum):
     def is_final(self) -> bool:
         """Whether nothing more will happen to the migration."""
         return not PHASE_TRANSITIONS[self]
+
+    @property
+    def can_be_paused(self) -> bool:
+        """Whether a request to pause is still accepted."""
+        return Phase.PAUSED in PHASE_TRANSITIONS[self]
 
     @property
     def can_be_cancelled(self) -> bool:
@@ -95,6 +106,8 @@ class Method(enum.StrEnum):
     """The host copies between two block devices or files that both drivers attach."""
     FILE = "file"
     """The host copies between file-like handles, since at least one driver offers nothing else."""
+    ROLLBACK = "rollback"
+    """The volume goes back to its old storage, which an earlier migration has kept."""
     OFFLOAD = "offload"
     """A storage vendor's tool copies inside the array."""
     REPLICA = "replica"
@@ -106,9 +119,10 @@ class Method(enum.StrEnum):
 # From cancelling and rolling_back a migration goes to completing when a driver has moved the volume by itself and
 # cannot move it back: the volume is whole at its destination then, and nowhere else.
 PHASE_TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
-    Phase.QUEUED: frozenset({Phase.STARTING, Phase.CANCELLING, Phase.ROLLING_BACK}),
-    Phase.STARTING: frozenset({Phase.MIGRATING, Phase.CANCELLING, Phase.ROLLING_BACK}),
-    Phase.MIGRATING: frozenset({Phase.COMPLETING, Phase.CANCELLING, Phase.ROLLING_BACK}),
+    Phase.QUEUED: frozenset({Phase.STARTING, Phase.PAUSED, Phase.CANCELLING, Phase.ROLLING_BACK}),
+    Phase.STARTING: frozenset({Phase.MIGRATING, Phase.PAUSED, Phase.CANCELLING, Phase.ROLLING_BACK}),
+    Phase.MIGRATING: frozenset({Phase.COMPLETING, Phase.PAUSED, Phase.CANCELLING, Phase.ROLLING_BACK}),
+    Phase.PAUSED: frozenset({Phase.QUEUED, Phase.CANCELLING, Phase.ROLLING_BACK}),
     Phase.COMPLETING: frozenset({Phase.SUCCESS, Phase.ROLLING_BACK}),
     Phase.SUCCESS: frozenset(),
     Phase.CANCELLING: frozenset({Phase.CANCELLED, Phase.ERROR, Phase.COMPLETING}),
@@ -121,6 +135,7 @@ PUBLIC_STATUS: Final[Mapping[Phase, MigrationStatus]] = {
     Phase.QUEUED: MigrationStatus.STARTING,
     Phase.STARTING: MigrationStatus.STARTING,
     Phase.MIGRATING: MigrationStatus.MIGRATING,
+    Phase.PAUSED: MigrationStatus.MIGRATING,
     Phase.COMPLETING: MigrationStatus.COMPLETING,
     Phase.SUCCESS: MigrationStatus.SUCCESS,
     Phase.CANCELLING: MigrationStatus.MIGRATING,
@@ -136,6 +151,8 @@ VOLUME_TRANSITIONS: Final[Mapping[VolumeStatus, frozenset[VolumeStatus]]] = {
             VolumeStatus.IN_USE,
             VolumeStatus.MAINTENANCE,
             VolumeStatus.EXTENDING,
+            VolumeStatus.SNAPSHOTTING,
+            VolumeStatus.RETYPING,
             VolumeStatus.DELETING,
             VolumeStatus.ERROR,
         }
@@ -143,6 +160,8 @@ VOLUME_TRANSITIONS: Final[Mapping[VolumeStatus, frozenset[VolumeStatus]]] = {
     VolumeStatus.IN_USE: frozenset({VolumeStatus.AVAILABLE}),
     VolumeStatus.MAINTENANCE: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.EXTENDING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR, VolumeStatus.DELETING}),
+    VolumeStatus.SNAPSHOTTING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
+    VolumeStatus.RETYPING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.DELETING: frozenset({VolumeStatus.ERROR}),
     VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING, VolumeStatus.EXTENDING, VolumeStatus.AVAILABLE}),
 }

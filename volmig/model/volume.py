@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from volmig.model.states import MigrationStatus, VolumeStatus
 
@@ -62,6 +63,9 @@ class Volume:
     metadata: Mapping[str, str] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
+    operation: Mapping[str, Any] = field(default_factory=dict)
+    """The request at work on its storage at present, other than a migration, as JSON values: what it is, which process
+    does it and until when it may take, so that another can finish it. Empty when there is none."""
     migration_id: str | None = None
     """The migration that moves it at present; whoever holds this field holds the volume's lock."""
     status_reason: str = ""

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from volmig.model import (
     JournalEntry,
+    Method,
     Migration,
     Phase,
     Reservation,
@@ -47,6 +48,10 @@ class MigrationQuery:
 
     volume_id: str | None = None
     phases: Collection[Phase] | None = None
+    method: Method | None = None
+    destination_id: str | None = None
+    min_epoch: int | None = None
+    """Only those that workers have taken at least so many times."""
     limit: int | None = None
     marker: str | None = None
     """Id of the last migration of the page before."""
@@ -79,8 +84,21 @@ class ReadTransaction(Protocol):
     def read_journal(self, migration_id: str) -> Sequence[JournalEntry]:
         """Return a migration's journal, oldest entry first; empty when there is none."""
 
-    def list_retired(self, *, due_at: datetime | None = None) -> Sequence[RetiredObject]:
-        """Return the retired objects, or only those whose ``delete_after`` is not after *due_at*."""
+    def list_retired(
+        self, *, due_at: datetime | None = None, migration_id: str | None = None, volume_id: str | None = None
+    ) -> Sequence[RetiredObject]:
+        """Return the retired objects, the first one due first.
+
+        :param due_at: only those whose ``delete_after`` is not after this.
+        :param migration_id: only those of this migration.
+        :param volume_id: only those of this volume.
+        """
+
+    def load_checkpoint(self, migration_id: str) -> bytes | None:
+        """Return the checkpoint on record for a migration's copy; None when there is none."""
+
+    def list_checkpoints(self) -> Sequence[str]:
+        """Return the ids of the migrations that have a checkpoint on record."""
 
     def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:
         """Return the reservations of a pool, or all."""
@@ -121,8 +139,10 @@ class WriteTransaction(ReadTransaction, Protocol):
     def claim_migration(self, migration_id: str, *, owner: str, lease_seconds: float) -> Migration:
         """Make *owner* its owner, with a lease from now and the next epoch.
 
-        Succeeds when nobody owns it, or when its owner's lease has expired; not when it is final.
+        Succeeds when nobody owns it, or when its owner's lease has expired; not when it is final, nor when it is
+        paused, unless it is to be cancelled.
 
+        :raises volmig.errors.MigrationPaused: when it is paused.
         :raises volmig.errors.LeaseLost: when somebody owns it, or it is final.
         """
 
@@ -130,8 +150,8 @@ class WriteTransaction(ReadTransaction, Protocol):
         """Change fields of the migration, and return it as it is then, with what others have changed meanwhile.
 
         :param migration: any state of it that holds the writer's epoch.
-        :param changes: fields of :class:`volmig.model.Migration` other than id, volume, epoch, creation time and
-            ``cancel_requested_by``.
+        :param changes: fields of :class:`volmig.model.Migration` other than id, volume, epoch, creation time,
+            ``cancel_requested_by`` and ``pause_requested_by``.
         :raises volmig.errors.LeaseLost: when the record's epoch is not ``migration.epoch``.
         :raises volmig.errors.InternalError: when the phase may not follow the present one.
         """
@@ -148,6 +168,38 @@ class WriteTransaction(ReadTransaction, Protocol):
         :raises volmig.errors.CancelTooLate: when its phase no longer allows that (a phase that is
             being cancelled already does allow it).
         """
+
+    def request_pause(self, migration_id: str, *, requested_by: str) -> Migration:
+        """Record that somebody wants the migration paused; whoever asked first stays recorded.
+
+        Its worker sees that and lets go of it. One that nobody owns, and that is in ``queued``, is ``paused`` at once.
+        One that is paused already is returned as it is.
+
+        :raises volmig.errors.PauseImpossible: when its phase does not allow that.
+        """
+
+    def request_resume(self, migration_id: str, *, requested_by: str) -> Migration:
+        """Withdraw the request to pause, and put a migration that is paused into ``queued``.
+
+        Succeeds without change when it is neither.
+
+        :raises volmig.errors.MigrationEnded: when it has ended.
+        """
+
+    def set_bandwidth_limit(self, migration_id: str, *, bandwidth_limit_bytes: int) -> Migration:
+        """Change the limit of a migration that has not ended, whoever owns it.
+
+        :raises volmig.errors.MigrationEnded: when it has.
+        """
+
+    def save_checkpoint(self, migration: Migration, data: bytes) -> None:
+        """Record how far the copy of a migration is, in place of what was recorded before.
+
+        :raises volmig.errors.LeaseLost: as :meth:`update_migration`.
+        """
+
+    def remove_checkpoint(self, migration_id: str) -> None:
+        """Forget the checkpoint of a migration. Succeeds when there is none."""
 
     def append_journal(self, *entries: JournalEntry) -> None:
         """Append entries of one migration, in this order; their sequence and time are the store's.
@@ -178,6 +230,9 @@ class WriteTransaction(ReadTransaction, Protocol):
 
     def update_retired(self, retired_id: str, *, attempts: int, last_error: str) -> None:
         """Record that a deletion was tried and failed."""
+
+    def schedule_retired(self, retired_id: str, *, delete_after: datetime) -> None:
+        """Change when a retired object may be deleted."""
 
     def remove_retired(self, retired_id: str) -> None:
         """Forget a retired object, since it is gone. Succeeds when there is no such record."""

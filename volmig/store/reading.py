@@ -116,6 +116,9 @@ class SqlReadTransaction:
         values: dict[str, Any] = {
             "volume_id": query.volume_id,
             "phases": None if query.phases is None else sorted(phase.value for phase in query.phases),
+            "method": None if query.method is None else query.method.value,
+            "destination_id": query.destination_id,
+            "min_epoch": query.min_epoch,
             "limit": query.limit,
         }
         values = {name: value for name, value in values.items() if value is not None}
@@ -132,11 +135,19 @@ class SqlReadTransaction:
     def read_journal(self, migration_id: str) -> Sequence[JournalEntry]:
         return [rows.to_entry(row) for row in self._run(statements.READ_JOURNAL, {"key": migration_id})]
 
-    def list_retired(self, *, due_at: datetime | None = None) -> Sequence[RetiredObject]:
-        if due_at is None:
-            found = self._run(statements.LIST_RETIRED)
-        else:
-            found = self._run(statements.LIST_RETIRED_DUE, {"due_at": due_at})
+    def load_checkpoint(self, migration_id: str) -> bytes | None:
+        data: bytes | None = self._run(statements.LOAD_CHECKPOINT, {"key": migration_id}).scalar_one_or_none()
+        return data
+
+    def list_checkpoints(self) -> Sequence[str]:
+        return list(self._run(statements.LIST_CHECKPOINTS).scalars())
+
+    def list_retired(
+        self, *, due_at: datetime | None = None, migration_id: str | None = None, volume_id: str | None = None
+    ) -> Sequence[RetiredObject]:
+        values: dict[str, Any] = {"due_at": due_at, "migration_id": migration_id, "volume_id": volume_id}
+        values = {name: value for name, value in values.items() if value is not None}
+        found = self._run(statements.list_retired(frozenset(values)), values)
         return sorted((rows.to_retired(row) for row in found), key=rules.retired_order)
 
     def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:

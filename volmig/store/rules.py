@@ -45,7 +45,8 @@ LONG_TEXT_FIELDS: Final = frozenset(
     }
 )
 
-_LARGEST_INTEGER: Final = 2**63 - 1
+LARGEST_INTEGER: Final = 2**63 - 1
+LARGEST_CHECKPOINT_BYTES: Final = 16 << 20
 
 _VOLUME_FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Volume))
 _MIGRATION_FIELDS: Final = frozenset(field.name for field in dataclasses.fields(Migration))
@@ -57,6 +58,7 @@ _MIGRATION_CHANGES: Final = _MIGRATION_FIELDS - {
     "created_at",
     "updated_at",
     "cancel_requested_by",
+    "pause_requested_by",
 }
 _ENUM_FIELDS: Final[Mapping[type, Mapping[str, type[enum.StrEnum]]]] = {
     Volume: {"status": VolumeStatus, "migration_status": MigrationStatus},
@@ -75,7 +77,13 @@ def json_text(data: Any) -> str:
     try:
         return json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise errors.InternalError(reason=f"the data for a journal entry is not JSON: {error}") from error
+        raise errors.InternalError(reason=f"the data to record is not JSON: {error}") from error
+
+
+def _json_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what JSON makes of *data*, which shares nothing with it."""
+    copied: dict[str, Any] = json.loads(json_text(dict(data)))
+    return copied
 
 
 def check_limit(limit: int | None) -> None:
@@ -103,7 +111,7 @@ def _check_value(name: str, value: Any) -> None:
     if isinstance(value, str):
         check_text(name, value)
     elif isinstance(value, int):
-        if abs(value) > _LARGEST_INTEGER:
+        if abs(value) > LARGEST_INTEGER:
             raise errors.RequestInvalid(what=name, reason=f"{value} does not fit 64 bits")
     elif isinstance(value, float):
         if not math.isfinite(value):
@@ -122,6 +130,9 @@ def _normal(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return *values* checked, with enum members for plain strings and copies of what could change later."""
     normal = dict(values)
     for name, value in values.items():
+        if name == "operation":
+            normal[name] = _json_copy(value)
+            continue
         _check_value(name, value)
         if name == "metadata":
             normal[name] = dict(value)
@@ -206,6 +217,8 @@ def claimed_migration(present: Migration, *, owner: str, lease_seconds: float, n
     _check_value("owner", owner)
     if present.phase.is_final or (present.owner and not _lease_is_over(present, now)):
         raise errors.LeaseLost(migration=present.id, owner=owner, epoch=present.epoch)
+    if present.phase is Phase.PAUSED and not present.cancel_requested_by:
+        raise errors.MigrationPaused(migration=present.id, requested_by=present.pause_requested_by)
     return dataclasses.replace(
         present,
         owner=owner,
@@ -220,18 +233,6 @@ def renewed_migration(present: Migration, given: Migration, *, lease_seconds: fl
     if present.epoch != given.epoch or not present.owner or _lease_is_over(present, now):
         raise lease_lost(given)
     return dataclasses.replace(present, lease_expires_at=now + _lease(lease_seconds), updated_at=now)
-
-
-def cancel_requested(present: Migration, *, requested_by: str, now: datetime) -> Migration:
-    """Return the record after somebody has asked to cancel the migration."""
-    if not requested_by:
-        raise errors.InternalError(reason=f"a request to cancel migration {present.id} does not say who asks")
-    _check_value("cancel_requested_by", requested_by)
-    if not present.phase.can_be_cancelled and present.phase is not Phase.CANCELLING:
-        raise errors.CancelTooLate(migration=present.id, phase=present.phase.value)
-    if present.cancel_requested_by:
-        return present
-    return dataclasses.replace(present, cancel_requested_by=requested_by, updated_at=now)
 
 
 def lease_lost(given: Migration) -> errors.LeaseLost:
@@ -264,15 +265,33 @@ def new_entries(entries: Sequence[JournalEntry], *, after: int, now: datetime) -
 def _new_entry(entry: JournalEntry, *, sequence: int, now: datetime) -> JournalEntry:
     # Its data is what JSON makes of it.
     values = _fields_of(entry)
-    data = json.loads(json_text(dict(values.pop("data"))))
+    data = _json_copy(values.pop("data"))
     values = _normal(JournalEntry, values)
     values.update(data=data, sequence=sequence, at=now)
     return JournalEntry(**values)
 
 
+def new_checkpoint(given: Migration, data: bytes, *, present_epoch: int) -> bytes:
+    """Return the checkpoint to record for whoever holds *given*."""
+    if present_epoch != given.epoch:
+        raise lease_lost(given)
+    if len(data) > LARGEST_CHECKPOINT_BYTES:
+        raise errors.InternalError(
+            reason=f"a checkpoint of migration {given.id} has {len(data)} bytes, and {LARGEST_CHECKPOINT_BYTES} are "
+            "the most"
+        )
+    return bytes(data)
+
+
 def new_retired(retired: RetiredObject) -> RetiredObject:
     """Return the record of *retired*."""
     return RetiredObject(**_normal(RetiredObject, _fields_of(retired)))
+
+
+def deletion_time(delete_after: datetime) -> datetime:
+    """Return the time to record for the deletion of a retired object."""
+    time: datetime = _normal(RetiredObject, {"delete_after": delete_after})["delete_after"]
+    return time
 
 
 def check_reservation(reservation: Reservation) -> None:

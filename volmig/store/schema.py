@@ -2,6 +2,9 @@
 
 Each column is named as the field that it holds. Times are whole microseconds since 1970 in UTC, and text compares by
 code point: both are the same on SQLite, MariaDB and PostgreSQL, whatever the server's time zone and collation.
+
+A column that a later revision has added has a default in the database too: it is what older rows got, and adding it
+takes no copy of the table.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from sqlalchemy.dialects import mysql
 
 from volmig.store.rules import SHORT_TEXT_LENGTH
 
-REVISIONS: Final = ("0001",)
+REVISIONS: Final = ("0001", "0002")
 """Every schema that this volmig knows, oldest first; the tables below are the last one."""
 
 HEAD: Final = REVISIONS[-1]
@@ -48,12 +51,18 @@ def _long_text() -> sa.Text:
     return sa.Text().with_variant(mysql.MEDIUMTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
-def _text(name: str, *, nullable: bool = False, primary_key: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, _short_text(), nullable=nullable, primary_key=primary_key)
+def _text(
+    name: str, *, nullable: bool = False, primary_key: bool = False, default: str | None = None
+) -> sa.Column[Any]:
+    return sa.Column(name, _short_text(), nullable=nullable, primary_key=primary_key, server_default=default)
 
 
 def _long(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, _long_text(), nullable=nullable)
+
+
+def _blob() -> sa.LargeBinary:
+    return sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
 def _bytes(name: str) -> sa.Column[Any]:
@@ -86,6 +95,8 @@ volumes = sa.Table(
     sa.Column("metadata", sa.JSON(), nullable=False),
     sa.Column("attachments", sa.JSON(), nullable=False),
     sa.Column("snapshots", sa.JSON(), nullable=False),
+    # In parentheses, since MySQL takes no plain default for JSON.
+    sa.Column("operation", sa.JSON(), nullable=False, server_default=sa.text("('{}')")),
     _text("migration_id", nullable=True),
     _long("status_reason"),
     _time("created_at"),
@@ -127,6 +138,9 @@ migrations = sa.Table(
     _long("error_hint"),
     _text("requested_by"),
     _text("cancel_requested_by"),
+    _text("pause_requested_by", default=""),
+    sa.Column("source_retention_seconds", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+    _text("rolls_back", default=""),
     _text("owner"),
     sa.Column("epoch", sa.BigInteger(), nullable=False),
     _time("lease_expires_at", nullable=True),
@@ -137,6 +151,7 @@ migrations = sa.Table(
     sa.Index("ix_migrations_created", "created_at", "id"),
     sa.Index("ix_migrations_volume", "volume_id", "created_at", "id"),
     sa.Index("ix_migrations_phase", "phase", "created_at", "id"),
+    sa.Index("ix_migrations_destination", "destination_id"),
     **_OPTIONS,
 )
 
@@ -160,6 +175,22 @@ journal = sa.Table(
     **_OPTIONS,
 )
 
+checkpoints = sa.Table(
+    "checkpoints",
+    metadata,
+    sa.Column(
+        "migration_id",
+        _short_text(),
+        sa.ForeignKey("migrations.id", name="fk_checkpoints_migration"),
+        primary_key=True,
+        nullable=False,
+    ),
+    sa.Column("epoch", sa.BigInteger(), nullable=False),
+    sa.Column("data", _blob(), nullable=False),
+    _time("updated_at"),
+    **_OPTIONS,
+)
+
 retired = sa.Table(
     "retired",
     metadata,
@@ -177,6 +208,8 @@ retired = sa.Table(
     sa.Column("attempts", sa.BigInteger(), nullable=False),
     _long("last_error"),
     sa.Index("ix_retired_due", "delete_after"),
+    sa.Index("ix_retired_migration", "migration_id"),
+    sa.Index("ix_retired_volume", "volume_id"),
     **_OPTIONS,
 )
 

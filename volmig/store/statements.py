@@ -9,7 +9,17 @@ import sqlalchemy as sa
 from sqlalchemy import bindparam
 
 from volmig.store import rows
-from volmig.store.schema import backends, journal, migrations, pools, reservations, retired, revision, volumes
+from volmig.store.schema import (
+    backends,
+    checkpoints,
+    journal,
+    migrations,
+    pools,
+    reservations,
+    retired,
+    revision,
+    volumes,
+)
 
 GET_VOLUME: Final = sa.select(*rows.VOLUME_COLUMNS).where(volumes.c.id == bindparam("key"))
 ADD_VOLUME: Final = sa.insert(volumes)
@@ -41,9 +51,21 @@ LAST_SEQUENCE: Final = sa.select(
 ).where(migrations.c.id == bindparam("key"))
 ADD_ENTRY: Final = sa.insert(journal)
 
-LIST_RETIRED: Final = sa.select(*rows.RETIRED_COLUMNS)
-LIST_RETIRED_DUE: Final = LIST_RETIRED.where(retired.c.delete_after <= bindparam("due_at"))
-GET_RETIRED: Final = LIST_RETIRED.where(retired.c.id == bindparam("key"))
+LOAD_CHECKPOINT: Final = sa.select(checkpoints.c.data).where(checkpoints.c.migration_id == bindparam("key"))
+LIST_CHECKPOINTS: Final = sa.select(checkpoints.c.migration_id).order_by(checkpoints.c.migration_id)
+# One row when the migration exists; "saved" is the epoch of its checkpoint, and NULL when there is none.
+CHECKPOINT_STATE: Final = (
+    sa.select(migrations.c.epoch, checkpoints.c.epoch.label("saved"))
+    .outerjoin_from(migrations, checkpoints)
+    .where(migrations.c.id == bindparam("key"))
+)
+ADD_CHECKPOINT: Final = sa.insert(checkpoints)
+UPDATE_CHECKPOINT: Final = sa.update(checkpoints).where(
+    checkpoints.c.migration_id == bindparam("key"), checkpoints.c.epoch == bindparam("key_epoch")
+)
+REMOVE_CHECKPOINT: Final = sa.delete(checkpoints).where(checkpoints.c.migration_id == bindparam("key"))
+
+GET_RETIRED: Final = sa.select(*rows.RETIRED_COLUMNS).where(retired.c.id == bindparam("key"))
 ADD_RETIRED: Final = sa.insert(retired)
 UPDATE_RETIRED: Final = sa.update(retired).where(retired.c.id == bindparam("key"))
 REMOVE_RETIRED: Final = sa.delete(retired).where(retired.c.id == bindparam("key"))
@@ -104,11 +126,15 @@ def list_volumes(filters: frozenset[str]) -> sa.Select[Any]:
 
 @functools.lru_cache(maxsize=64)
 def list_migrations(filters: frozenset[str]) -> sa.Select[Any]:
-    """Return a statement with the *filters* named, out of ``volume_id``, ``phases``, ``after`` and ``limit``."""
+    """Return a statement with the *filters* named, out of ``volume_id``, ``method``, ``destination_id``, ``phases``,
+    ``min_epoch``, ``after`` and ``limit``.
+    """
     table = migrations
     statement = sa.select(*rows.MIGRATION_COLUMNS).order_by(table.c.created_at.desc(), table.c.id.desc())
-    if "volume_id" in filters:
-        statement = statement.where(table.c.volume_id == bindparam("volume_id"))
+    for name in sorted(filters & {"volume_id", "method", "destination_id"}):
+        statement = statement.where(table.c[name] == bindparam(name))
+    if "min_epoch" in filters:
+        statement = statement.where(table.c.epoch >= bindparam("min_epoch"))
     if "phases" in filters:
         statement = statement.where(table.c.phase.in_(bindparam("phases", expanding=True)))
     if "after" in filters:
@@ -117,6 +143,17 @@ def list_migrations(filters: frozenset[str]) -> sa.Select[Any]:
             sa.or_(table.c.created_at < bindparam("after"), table.c.id < bindparam("after_id")),
         )
     return _limited(statement, filters)
+
+
+@functools.lru_cache(maxsize=16)
+def list_retired(filters: frozenset[str]) -> sa.Select[Any]:
+    """Return a statement with the *filters* named, out of ``due_at``, ``migration_id`` and ``volume_id``."""
+    statement = sa.select(*rows.RETIRED_COLUMNS)
+    for name in sorted(filters & {"migration_id", "volume_id"}):
+        statement = statement.where(retired.c[name] == bindparam(name))
+    if "due_at" in filters:
+        statement = statement.where(retired.c.delete_after <= bindparam("due_at"))
+    return statement
 
 
 def _limited(statement: sa.Select[Any], filters: frozenset[str]) -> sa.Select[Any]:

@@ -8,11 +8,12 @@ wait for each other as it was told to, the change fails and is not made over ano
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from volmig import errors
 from volmig.model import JournalEntry, Migration, Reservation, RetiredObject, Volume
-from volmig.store import rows, rules, statements
+from volmig.store import requests, rows, rules, statements
 from volmig.store.reading import SqlReadTransaction
 
 
@@ -70,10 +71,32 @@ class SqlWriteTransaction(SqlReadTransaction):
 
     def request_cancel(self, migration_id: str, *, requested_by: str) -> Migration:
         present = self.get_migration(migration_id)
-        requested = rules.cancel_requested(present, requested_by=requested_by, now=self.now())
+        return self._store_request(
+            present, requests.cancel_requested(present, requested_by=requested_by, now=self.now())
+        )
+
+    def request_pause(self, migration_id: str, *, requested_by: str) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._store_request(
+            present, requests.pause_requested(present, requested_by=requested_by, now=self.now())
+        )
+
+    def request_resume(self, migration_id: str, *, requested_by: str) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._store_request(
+            present, requests.resume_requested(present, requested_by=requested_by, now=self.now())
+        )
+
+    def set_bandwidth_limit(self, migration_id: str, *, bandwidth_limit_bytes: int) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._store_request(
+            present, requests.limit_requested(present, bandwidth_limit_bytes=bandwidth_limit_bytes, now=self.now())
+        )
+
+    def _store_request(self, present: Migration, requested: Migration) -> Migration:
         if requested is present:
             return present
-        return self._store_migration(present, requested, ["cancel_requested_by"])
+        return self._store_migration(present, requested, requests.CHANGED_FIELDS)
 
     def _store_migration(self, present: Migration, changed: Migration, names: Iterable[str]) -> Migration:
         values = rows.to_columns(changed, [*names, "updated_at"])
@@ -81,6 +104,22 @@ class SqlWriteTransaction(SqlReadTransaction):
         if self._run(statements.UPDATE_MIGRATION, values).rowcount != 1:
             raise rules.lease_lost(present)
         return changed
+
+    def save_checkpoint(self, migration: Migration, data: bytes) -> None:
+        state = self._run(statements.CHECKPOINT_STATE, {"key": migration.id}).one_or_none()
+        if state is None:
+            raise errors.MigrationNotFound(migration=migration.id)
+        kept = rules.new_checkpoint(migration, data, present_epoch=state.epoch)
+        values: dict[str, Any] = {"epoch": migration.epoch, "data": kept, "updated_at": self.now()}
+        if state.saved is None:
+            self._run(statements.ADD_CHECKPOINT, {"migration_id": migration.id, **values})
+            return
+        values.update(key=migration.id, key_epoch=state.saved)
+        if self._run(statements.UPDATE_CHECKPOINT, values).rowcount != 1:
+            raise rules.lease_lost(migration)
+
+    def remove_checkpoint(self, migration_id: str) -> None:
+        self._run(statements.REMOVE_CHECKPOINT, {"key": migration_id})
 
     def append_journal(self, *entries: JournalEntry) -> None:
         if not entries:
@@ -134,6 +173,13 @@ class SqlWriteTransaction(SqlReadTransaction):
         values = {"key": retired_id, "attempts": attempts, "last_error": last_error}
         if self._run(statements.UPDATE_RETIRED, values).rowcount != 1:
             raise errors.StoreConflict(kind="retired object", id=retired_id)
+
+    def schedule_retired(self, retired_id: str, *, delete_after: datetime) -> None:
+        time = rules.deletion_time(delete_after)
+        # Looked up first, as in set_storage_identity.
+        if self._run(statements.GET_RETIRED, {"key": retired_id}).one_or_none() is None:
+            raise errors.StoreConflict(kind="retired object", id=retired_id)
+        self._run(statements.UPDATE_RETIRED, {"key": retired_id, "delete_after": time})
 
     def remove_retired(self, retired_id: str) -> None:
         self._run(statements.REMOVE_RETIRED, {"key": retired_id})

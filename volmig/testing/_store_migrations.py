@@ -58,6 +58,10 @@ class MigrationContract(StoreClock):
                 lambda: writer.claim_migration(ghost.id, owner="worker", lease_seconds=1),
                 lambda: writer.renew_lease(ghost, lease_seconds=1),
                 lambda: writer.request_cancel(ghost.id, requested_by="me"),
+                lambda: writer.request_pause(ghost.id, requested_by="me"),
+                lambda: writer.request_resume(ghost.id, requested_by="me"),
+                lambda: writer.set_bandwidth_limit(ghost.id, bandwidth_limit_bytes=1),
+                lambda: writer.save_checkpoint(ghost, b"data"),
                 lambda: writer.append_journal(make_note(ghost.id)),
             ]
             for call in calls:
@@ -95,7 +99,17 @@ class MigrationContract(StoreClock):
                     assert read_migration(store, migration.id) == migration
 
     @pytest.mark.parametrize(
-        "name", ["id", "volume_id", "epoch", "created_at", "updated_at", "cancel_requested_by", "no_such_field"]
+        "name",
+        [
+            "id",
+            "volume_id",
+            "epoch",
+            "created_at",
+            "updated_at",
+            "cancel_requested_by",
+            "pause_requested_by",
+            "no_such_field",
+        ],
     )
     def test_migration_fields_that_cannot_be_changed(self, store: Store, name: str) -> None:
         migration = add_migration(store)
@@ -113,7 +127,8 @@ class MigrationContract(StoreClock):
             writer.update_migration(migration, **values)
 
     def test_every_field_that_may_change_does(self, store: Store) -> None:
-        fixed = {"id", "volume_id", "epoch", "created_at", "updated_at", "cancel_requested_by", "phase", "method"}
+        fixed = {"id", "volume_id", "epoch", "created_at", "updated_at", "phase", "method"}
+        fixed |= {"cancel_requested_by", "pause_requested_by"}
         migration = add_migration(store)
         for item in fields(Migration):
             if item.name in fixed:
@@ -127,7 +142,7 @@ class MigrationContract(StoreClock):
     @pytest.mark.parametrize("phase", Phase)
     def test_cancel_is_accepted_as_long_as_the_phase_allows(self, store: Store, phase: Phase) -> None:
         migration = migration_in(store, phase)
-        if phase in (Phase.QUEUED, Phase.STARTING, Phase.MIGRATING, Phase.CANCELLING):
+        if phase in (Phase.QUEUED, Phase.STARTING, Phase.MIGRATING, Phase.PAUSED, Phase.CANCELLING):
             with store.writing() as writer:
                 requested = writer.request_cancel(migration.id, requested_by="someone")
             assert requested.cancel_requested_by == "someone"
@@ -181,6 +196,33 @@ class MigrationContract(StoreClock):
             final = {phase for phase in Phase if phase.is_final}
             assert ids(volume_id="mine", phases=final) == {item.id for item in mine if item.phase in final}
             assert ids(phases=()) == set()
+
+    def test_migrations_by_method_destination_and_epoch(self, store: Store) -> None:
+        plain = add_migration(store)
+        rollback = add_migration(store, method=Method.ROLLBACK, destination_id="old", rolls_back=plain.id)
+        again = add_migration(store, method=Method.ROLLBACK, destination_id="old")
+        for times, item in ((1, rollback), (2, again)):
+            for _ in range(times):
+                with store.writing() as writer:
+                    claimed = writer.claim_migration(item.id, owner="worker", lease_seconds=60)
+                    writer.update_migration(claimed, owner="", lease_expires_at=None)
+        with store.reading() as reader:
+
+            def ids(**query: Any) -> set[str]:
+                return {item.id for item in reader.list_migrations(MigrationQuery(**query))}
+
+            assert ids(method=Method.ROLLBACK) == {rollback.id, again.id}
+            assert ids(method=Method.DRIVER) == set()
+            assert ids(destination_id=plain.destination_id) == {plain.id}
+            assert ids(destination_id="old") == {rollback.id, again.id}
+            assert ids(destination_id="OLD") == set()
+            assert ids(min_epoch=0) == {plain.id, rollback.id, again.id}
+            assert ids(min_epoch=1) == {rollback.id, again.id}
+            assert ids(min_epoch=2, destination_id="old", volume_id=again.volume_id) == {again.id}
+            assert ids(min_epoch=3) == set()
+            (first,) = reader.list_migrations(MigrationQuery(method=Method.ROLLBACK, limit=1))
+            (second,) = reader.list_migrations(MigrationQuery(method=Method.ROLLBACK, limit=1, marker=first.id))
+            assert {first.id, second.id} == {rollback.id, again.id}
 
     def test_journal_is_in_order(self, store: Store, clock: ManualClock) -> None:
         first, second = add_migration(store), add_migration(store)

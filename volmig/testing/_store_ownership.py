@@ -71,11 +71,12 @@ class OwnershipContract(StoreClock):
         assert (taken.owner, taken.epoch) == ("other", claimed.epoch + 1)
 
     @pytest.mark.parametrize("phase", Phase)
-    def test_only_what_is_not_final_can_be_claimed(self, store: Store, phase: Phase) -> None:
+    def test_what_is_final_or_paused_cannot_be_claimed(self, store: Store, phase: Phase) -> None:
         migration = migration_in(store, phase)
-        if phase.is_final:
-            with pytest.raises(errors.LeaseLost), store.writing() as writer:
+        if phase.is_final or phase is Phase.PAUSED:
+            with pytest.raises(errors.LeaseLost) as caught, store.writing() as writer:
                 writer.claim_migration(migration.id, owner="worker", lease_seconds=LEASE_SECONDS)
+            assert isinstance(caught.value, errors.MigrationPaused) is (phase is Phase.PAUSED)
             assert read_migration(store, migration.id) == migration
         else:
             assert claimed_migration(store, migration).owner == "worker"

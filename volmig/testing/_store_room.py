@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -123,6 +123,52 @@ class RoomContract(StoreClock):
             assert list(reader.list_retired(due_at=START + timedelta(hours=1))) == [soon]
             # Without a time nothing was decided about its deletion, so that it is never due by itself.
             assert list(reader.list_retired(due_at=START + timedelta(days=9999))) == [soon, late]
+
+    def test_retired_objects_of_a_migration_and_a_volume(self, store: Store) -> None:
+        def at(hours: int) -> datetime:
+            return START + timedelta(hours=hours)
+
+        first = make_retired(migration_id="m", volume_id="v", delete_after=at(1))
+        second = make_retired(migration_id="m", volume_id="w", delete_after=at(2))
+        third = make_retired(migration_id="n", volume_id="v", delete_after=at(3))
+        never = make_retired(migration_id="n", volume_id="v")
+        with store.writing() as writer:
+            for item in (never, third, second, first):
+                writer.add_retired(item)
+        with store.reading() as reader:
+            assert list(reader.list_retired(migration_id="m")) == [first, second]
+            assert list(reader.list_retired(volume_id="v")) == [first, third, never]
+            assert list(reader.list_retired(volume_id="v", migration_id="n")) == [third, never]
+            assert list(reader.list_retired(volume_id="v", due_at=at(2))) == [first]
+            assert list(reader.list_retired(volume_id="v", migration_id="n", due_at=at(3))) == [third]
+            assert list(reader.list_retired(migration_id="M")) == []
+
+    def test_retired_object_becomes_due_earlier_or_later(self, store: Store) -> None:
+        item, other = make_retired(), make_retired(delete_after=START)
+        with store.writing() as writer:
+            writer.add_retired(item)
+            writer.add_retired(other)
+        for hours in (5, 1, 1):
+            time = START + timedelta(hours=hours)
+            with store.writing() as writer:
+                writer.schedule_retired(item.id, delete_after=time.astimezone(timezone(timedelta(hours=-7))))
+            with store.reading() as reader:
+                assert list(reader.list_retired()) == [other, replace(item, delete_after=time)]
+                assert list(reader.list_retired(due_at=time - timedelta(microseconds=1))) == [other]
+
+    def test_time_for_the_deletion_of_what_is_gone(self, store: Store) -> None:
+        with pytest.raises(errors.StoreConflict) as caught, store.writing() as writer:
+            writer.schedule_retired("gone", delete_after=START)
+        assert caught.value.fields == {"kind": "retired object", "id": "gone"}
+
+    def test_time_for_a_deletion_needs_a_zone(self, store: Store) -> None:
+        item = make_retired()
+        with store.writing() as writer:
+            writer.add_retired(item)
+        with pytest.raises(errors.InternalError), store.writing() as writer:
+            writer.schedule_retired(item.id, delete_after=START.replace(tzinfo=None))
+        with store.reading() as reader:
+            assert list(reader.list_retired()) == [item]
 
     def test_failed_deletion_is_recorded(self, store: Store) -> None:
         item = make_retired(delete_after=START)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -54,6 +55,7 @@ class TransactionContract(StoreClock):
         with store.writing() as writer:
             writer.add_retired(kept)
             writer.reserve(Reservation(id="kept", host=POOL, size_bytes=10), limit_bytes=100)
+            writer.save_checkpoint(migration, b"kept")
 
         def change_everything() -> None:
             with store.writing() as writer:
@@ -63,10 +65,15 @@ class TransactionContract(StoreClock):
                 writer.add_migration(make_migration())
                 claimed = writer.claim_migration(migration.id, owner="worker", lease_seconds=LEASE_SECONDS)
                 writer.update_migration(claimed, phase=Phase.STARTING)
+                writer.save_checkpoint(claimed, b"changed")
+                writer.remove_checkpoint(migration.id)
+                writer.request_pause(migration.id, requested_by="someone")
+                writer.set_bandwidth_limit(migration.id, bandwidth_limit_bytes=7)
                 writer.request_cancel(migration.id, requested_by="someone")
                 writer.append_journal(make_note(migration.id))
                 writer.release("kept")
                 writer.reserve(Reservation(id="new", host=OTHER_POOL, size_bytes=10), limit_bytes=100)
+                writer.schedule_retired(kept.id, delete_after=START + timedelta(days=1))
                 writer.remove_retired(kept.id)
                 writer.add_retired(make_retired())
                 raise error
@@ -79,6 +86,7 @@ class TransactionContract(StoreClock):
             assert list(reader.list_migrations()) == [migration]
             assert list(reader.read_journal(migration.id)) == []
             assert list(reader.list_retired()) == [kept]
+            assert reader.load_checkpoint(migration.id) == b"kept"
             assert [item.id for item in reader.list_reservations()] == ["kept"]
         with store.writing() as writer, pytest.raises(errors.DestinationTooSmall):
             writer.reserve(Reservation(id="large", host=POOL, size_bytes=91), limit_bytes=100)

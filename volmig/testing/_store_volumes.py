@@ -168,6 +168,46 @@ class VolumeContract(StoreClock):
         got.metadata["key"] = "third"
         assert read_volume(store, volume.id).metadata == {"key": "value"}
 
+    def test_operation_is_kept_and_changed(self, store: Store) -> None:
+        volume = add_volume(store)
+        assert volume.operation == {}
+        operation = {"name": "extend", "arguments": {"size_bytes": 2**40}, "process": ["host1", 7, None, 1.5, "\0"]}
+        with store.writing() as writer:
+            changed = writer.update_volume(volume, operation=operation)
+        assert (changed.operation, changed.version) == (operation, 2)
+        assert read_volume(store, volume.id) == changed
+        with store.reading() as reader:
+            assert list(reader.list_volumes()) == [changed]
+        with store.writing() as writer:
+            assert writer.update_volume(changed, operation={}).operation == {}
+        assert read_volume(store, volume.id).operation == {}
+
+    def test_a_changed_operation_does_not_change_the_record(self, store: Store) -> None:
+        arguments = {"size_bytes": 1}
+        volume = add_volume(store, operation={"arguments": arguments})
+        arguments["size_bytes"] = 2
+        for got in (volume, read_volume(store, volume.id)):
+            assert got.operation == {"arguments": {"size_bytes": 1}}
+            got.operation["arguments"]["size_bytes"] = 3
+        assert read_volume(store, volume.id).operation == {"arguments": {"size_bytes": 1}}
+        operation = {"arguments": arguments}
+        with store.writing() as writer:
+            changed = writer.update_volume(volume, operation=operation)
+            arguments["size_bytes"] = 4
+            assert writer.get_volume(volume.id) == changed
+        assert changed.operation == {"arguments": {"size_bytes": 2}}
+        assert read_volume(store, volume.id) == changed
+
+    @pytest.mark.parametrize("value", [float("nan"), object(), b"bytes", {1, 2}])
+    def test_operation_that_is_not_json_is_refused(self, store: Store, value: object) -> None:
+        volume = add_volume(store)
+        with pytest.raises(errors.InternalError, match="JSON"), store.writing() as writer:
+            writer.add_volume(make_volume(operation={"key": value}))
+        with pytest.raises(errors.InternalError, match="JSON"), store.writing() as writer:
+            writer.update_volume(volume, operation={"key": value})
+        with store.reading() as reader:
+            assert list(reader.list_volumes()) == [volume]
+
     @ROUND_TRIP
     @given(volume=VOLUMES)
     def test_volume_comes_back_as_it_was(self, store: Store, volume: Volume) -> None:

@@ -6,14 +6,14 @@ import contextlib
 import copy
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from volmig import errors
 from volmig.model import JournalEntry, Migration, Reservation, RetiredObject, Volume
-from volmig.store import MigrationQuery, VolumeQuery, rules
+from volmig.store import MigrationQuery, VolumeQuery, requests, rules
 
 _Record = TypeVar("_Record", Volume, Migration)
 
@@ -25,6 +25,7 @@ class _State:
     volumes: dict[str, Volume] = field(default_factory=dict)
     migrations: dict[str, Migration] = field(default_factory=dict)
     journal: dict[str, tuple[JournalEntry, ...]] = field(default_factory=dict)
+    checkpoints: dict[str, bytes] = field(default_factory=dict)
     retired: dict[str, RetiredObject] = field(default_factory=dict)
     reservations: dict[str, Reservation] = field(default_factory=dict)
     releases: dict[str, int] = field(default_factory=dict)
@@ -155,6 +156,9 @@ class MemoryReadTransaction:
             for migration in self._state.migrations.values()
             if query.volume_id in (None, migration.volume_id)
             and (query.phases is None or migration.phase in query.phases)
+            and query.method in (None, migration.method)
+            and query.destination_id in (None, migration.destination_id)
+            and (query.min_epoch is None or migration.epoch >= query.min_epoch)
             and (marker is None or _age(migration) < marker)
         )
         return sorted(found, key=_age, reverse=True)[: query.limit]
@@ -163,10 +167,22 @@ class MemoryReadTransaction:
         entries = self._state.journal.get(migration_id, ())
         return [dataclasses.replace(entry, data=copy.deepcopy(entry.data)) for entry in entries]
 
-    def list_retired(self, *, due_at: datetime | None = None) -> Sequence[RetiredObject]:
-        found: Iterable[RetiredObject] = self._state.retired.values()
-        if due_at is not None:
-            found = (item for item in found if item.delete_after is not None and item.delete_after <= due_at)
+    def load_checkpoint(self, migration_id: str) -> bytes | None:
+        return self._state.checkpoints.get(migration_id)
+
+    def list_checkpoints(self) -> Sequence[str]:
+        return sorted(self._state.checkpoints)
+
+    def list_retired(
+        self, *, due_at: datetime | None = None, migration_id: str | None = None, volume_id: str | None = None
+    ) -> Sequence[RetiredObject]:
+        found = (
+            item
+            for item in self._state.retired.values()
+            if migration_id in (None, item.migration_id)
+            and volume_id in (None, item.volume_id)
+            and (due_at is None or (item.delete_after is not None and item.delete_after <= due_at))
+        )
         return sorted(found, key=rules.retired_order)
 
     def list_reservations(self, host: str | None = None) -> Sequence[Reservation]:
@@ -229,11 +245,33 @@ class MemoryWriteTransaction(MemoryReadTransaction):
 
     def request_cancel(self, migration_id: str, *, requested_by: str) -> Migration:
         present = self.get_migration(migration_id)
-        return self._keep_migration(rules.cancel_requested(present, requested_by=requested_by, now=self.now()))
+        return self._keep_migration(requests.cancel_requested(present, requested_by=requested_by, now=self.now()))
+
+    def request_pause(self, migration_id: str, *, requested_by: str) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._keep_migration(requests.pause_requested(present, requested_by=requested_by, now=self.now()))
+
+    def request_resume(self, migration_id: str, *, requested_by: str) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._keep_migration(requests.resume_requested(present, requested_by=requested_by, now=self.now()))
+
+    def set_bandwidth_limit(self, migration_id: str, *, bandwidth_limit_bytes: int) -> Migration:
+        present = self.get_migration(migration_id)
+        return self._keep_migration(
+            requests.limit_requested(present, bandwidth_limit_bytes=bandwidth_limit_bytes, now=self.now())
+        )
 
     def _keep_migration(self, migration: Migration) -> Migration:
         self._state.migrations[migration.id] = migration
         return migration
+
+    def save_checkpoint(self, migration: Migration, data: bytes) -> None:
+        present = self.get_migration(migration.id)
+        kept = rules.new_checkpoint(migration, data, present_epoch=present.epoch)
+        self._state.checkpoints[migration.id] = kept
+
+    def remove_checkpoint(self, migration_id: str) -> None:
+        self._state.checkpoints.pop(migration_id, None)
 
     def append_journal(self, *entries: JournalEntry) -> None:
         if not entries:
@@ -276,6 +314,13 @@ class MemoryWriteTransaction(MemoryReadTransaction):
             raise errors.StoreConflict(kind="retired object", id=retired_id)
         self._state.retired[retired_id] = dataclasses.replace(present, attempts=attempts, last_error=last_error)
 
+    def schedule_retired(self, retired_id: str, *, delete_after: datetime) -> None:
+        time = rules.deletion_time(delete_after)
+        present = self._state.retired.get(retired_id)
+        if present is None:
+            raise errors.StoreConflict(kind="retired object", id=retired_id)
+        self._state.retired[retired_id] = dataclasses.replace(present, delete_after=time)
+
     def remove_retired(self, retired_id: str) -> None:
         self._state.retired.pop(retired_id, None)
 
@@ -291,5 +336,5 @@ def _age(record: _Record) -> tuple[datetime, str]:
 
 
 def _own(volume: Volume) -> Volume:
-    """Return *volume* with metadata of its own, since a caller can change a dict."""
-    return dataclasses.replace(volume, metadata=dict(volume.metadata))
+    """Return *volume* with dicts of its own, since a caller can change them."""
+    return dataclasses.replace(volume, metadata=dict(volume.metadata), operation=copy.deepcopy(dict(volume.operation)))

@@ -10,12 +10,15 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from volmig import errors
+from volmig.model import Method
 from volmig.store import MigrationQuery, VolumeQuery, WriteTransaction
 from volmig.store.sql import SqlStore
 from volmig.testing.store_contract import add_migration, add_volume, make_volume
@@ -235,6 +238,25 @@ def test_ledger_cannot_be_bypassed(store: SqlStore) -> None:
         connection.exec_driver_sql("INSERT INTO reservations VALUES ('r', 'nowhere', 1)")
 
 
+def test_checkpoint_belongs_to_a_migration(store: SqlStore) -> None:
+    with (
+        store._database.engine.connect() as connection,
+        pytest.raises(sa.exc.IntegrityError, match="FOREIGN KEY"),
+    ):
+        connection.exec_driver_sql("INSERT INTO checkpoints VALUES ('nothing', 1, x'00', 0)")
+
+
+def test_full_disk_keeps_the_last_checkpoint(store: SqlStore) -> None:
+    migration = add_migration(store)
+    with store.writing() as writer:
+        writer.save_checkpoint(migration, b"kept")
+    forbid_growth(store)
+    with pytest.raises(errors.DiskFull), store.writing() as writer:
+        writer.save_checkpoint(migration, bytes(1 << 20))
+    with store.reading() as reader:
+        assert reader.load_checkpoint(migration.id) == b"kept"
+
+
 def test_no_file_stays_open(path: Path) -> None:
     def open_files() -> list[str]:
         links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
@@ -279,11 +301,29 @@ def test_volumes_are_found_by_index(store: SqlStore, query: VolumeQuery, index: 
     [
         (MigrationQuery(limit=100), "ix_migrations_created"),
         (MigrationQuery(volume_id="v"), "ix_migrations_volume (volume_id=?)"),
+        (MigrationQuery(destination_id="d"), "ix_migrations_destination (destination_id=?)"),
+        (MigrationQuery(destination_id="d", method=Method.BLOCK, min_epoch=1), "ix_migrations_destination"),
     ],
 )
 def test_migrations_are_found_by_index(store: SqlStore, query: MigrationQuery, index: str) -> None:
     add_migration(store)
     assert index in plan_of(store, lambda: read(store, query))
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({"migration_id": "m"}, "ix_retired_migration (migration_id=?)"),
+        ({"volume_id": "v"}, "ix_retired_volume (volume_id=?)"),
+        ({"due_at": datetime(2026, 1, 1, tzinfo=UTC)}, "ix_retired_due (delete_after<?)"),
+    ],
+)
+def test_retired_objects_are_found_by_index(store: SqlStore, filters: dict[str, Any], index: str) -> None:
+    def work() -> None:
+        with store.reading() as reader:
+            reader.list_retired(**filters)
+
+    assert index in plan_of(store, work)
 
 
 def read(store: SqlStore, query: VolumeQuery | MigrationQuery) -> None:

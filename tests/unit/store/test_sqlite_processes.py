@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from volmig import errors
+from volmig.model import Migration
 from volmig.store.sql import SqlStore
-from volmig.testing.store_contract import add_volume
+from volmig.testing.store_contract import add_migration, add_volume
 
 
 @pytest.fixture
@@ -123,6 +125,75 @@ def test_killed_writer_leaves_nothing_half_done(path: Path) -> None:
         assert (volume.id, volume.name) == ("whole", "data")
         writer.update_volume(volume, name="goes on")
     store.close()
+
+
+SAVE_UNTIL_FENCED = """
+import sys
+from volmig import errors
+from volmig.store.sql import SqlStore
+store = SqlStore(f"sqlite:///{sys.argv[1]}")
+with store.writing() as writer:
+    claimed = writer.claim_migration("copied", owner="first", lease_seconds=0.5)
+number = 0
+try:
+    while True:
+        number += 1
+        with store.writing() as writer:
+            writer.save_checkpoint(claimed, bytes([number % 256]) * int(sys.argv[2]))
+        if number == 3:
+            print("begun", flush=True)
+except errors.LeaseLost:
+    sys.exit(7)
+"""
+
+
+@contextlib.contextmanager
+def saving(path: Path, size: int) -> Iterator[subprocess.Popen[str]]:
+    """Let a process save checkpoints of *size* equal bytes until it is fenced; begins when it has saved three."""
+    command = [sys.executable, "-c", SAVE_UNTIL_FENCED, str(path), str(size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "begun\n"
+            yield worker
+        finally:
+            worker.kill()
+
+
+def take_over(store: SqlStore) -> tuple[Migration, bytes | None]:
+    """Claim the migration as soon as its lease is over, and return what the checkpoint was then."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            with store.writing() as writer:
+                claimed = writer.claim_migration("copied", owner="second", lease_seconds=60)
+                return claimed, writer.load_checkpoint(claimed.id)
+        except errors.LeaseLost:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_process_saves_no_checkpoint_behind_a_takeover(store: SqlStore, path: Path) -> None:
+    add_migration(store, id="copied")
+    with saving(path, 2000) as worker:
+        claimed, seen = take_over(store)
+        # It goes on trying all the time, and ends by being told.
+        assert worker.wait(timeout=60) == 7
+    assert seen is not None
+    with store.reading() as reader:
+        assert reader.load_checkpoint("copied") == seen
+    with store.writing() as writer:
+        writer.save_checkpoint(claimed, b"goes on")
+
+
+def test_checkpoint_of_a_killed_process_is_whole(store: SqlStore, path: Path) -> None:
+    add_migration(store, id="copied")
+    size = 3 << 20
+    with saving(path, size):
+        time.sleep(0.05)
+    _, seen = take_over(store)
+    assert seen is not None
+    assert seen == seen[:1] * size
 
 
 def test_busy_database_is_reported_in_time(store: SqlStore, path: Path) -> None:
