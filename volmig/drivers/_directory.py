@@ -21,9 +21,13 @@ from pathlib import Path
 
 from volmig import errors
 from volmig.drivers import _syscalls
+from volmig.drivers.base import StoredObject
 from volmig.model import Volume
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
+_VOLUME_NAME = re.compile(r"volume-(?P<id>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})")
+"""What the files of volumes that volmig made are called: all their ids are UUIDs. A stranger's ``volume-old.img`` is
+not one of them."""
 _TEMPORARY = re.compile(r"\.volmig-new-[0-9a-f]{16}")
 _TEMPORARY_MAX_AGE_SECONDS = 24 * 3600
 _CREATE_ATTEMPTS = 5
@@ -52,6 +56,12 @@ def plain_name(name: str) -> str:
 def object_name(volume: Volume) -> str:
     """Return the name of the file of *volume*: ``provider_id`` when it was adopted, else by its backend id."""
     return volume_name(volume.backend_id) if volume.provider_id is None else plain_name(volume.provider_id)
+
+
+def stored_object(name: str, size_bytes: int) -> StoredObject:
+    """Tell of an object by its name: which volume it would be the object of, if the name is one that volmig gives."""
+    match = _VOLUME_NAME.fullmatch(name)
+    return StoredObject(name=name, size_bytes=size_bytes, backend_id=match["id"] if match else None)
 
 
 def enlarge(fd: int, size_bytes: int, *, path: Path, thick: bool = False) -> None:
@@ -165,6 +175,19 @@ class OpenDirectory:
         except OSError as exc:
             if exc.errno != errno.EINVAL:  # file systems without that notion say so
                 raise
+
+    def files(self) -> dict[str, int]:
+        """Return the sizes of the visible regular files by name, leaving out names that no volume can have.
+
+        One that is renamed meanwhile may be there under both names, or under neither.
+        """
+        sizes: dict[str, int] = {}
+        with os.scandir(self.fd) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError, errors.UnsafePath):  # removed since it was listed, or unfit
+                    if entry.is_file(follow_symlinks=False):
+                        sizes[plain_name(entry.name)] = entry.stat(follow_symlinks=False).st_size
+        return sizes
 
     def usage(self) -> tuple[int, int]:
         """Return the sum of the sizes and of the allocated bytes of the visible regular files."""

@@ -59,6 +59,9 @@ class Objects(Protocol):
     def remove_this(self, pool: str, name: str, identity: str) -> None:
         """Remove an object if it has this identity. Succeeds when there is none, or another."""
 
+    def sizes(self, pool: str) -> dict[str, int]:
+        """Return the sizes of all objects of a pool, by name, other than those whose names begin with a dot."""
+
     def usage(self, pool: str) -> tuple[int, int]:
         """Return the sum of the sizes and of the allocated bytes."""
 
@@ -143,14 +146,21 @@ class MemoryObjects:
             if name in self._pools[pool] and self.identify(pool, name) == identity:
                 self.remove(pool, name)
 
+    def sizes(self, pool: str) -> dict[str, int]:
+        with self._lock:
+            return {name: os.fstat(fd).st_size for name, fd in self._visible(pool)}
+
     def usage(self, pool: str) -> tuple[int, int]:
         with self._lock:
-            found = [os.fstat(fd) for fd in self._pools[pool].values()]
+            found = [os.fstat(fd) for _, fd in self._visible(pool)]
         return sum(each.st_size for each in found), sum(each.st_blocks * 512 for each in found)
 
     def close(self) -> None:
         with self._lock:
             self._finalizer()
+
+    def _visible(self, pool: str) -> list[tuple[str, int]]:
+        return [(name, fd) for name, fd in self._pools[pool].items() if not name.startswith(".")]
 
     def _require_free(self, pool: str, name: str) -> None:
         if name in self._pools[pool]:
@@ -229,6 +239,10 @@ class DirectoryObjects:
     def remove_this(self, pool: str, name: str, identity: str) -> None:
         with self._directory(self._backend, pool).opened() as directory:
             _gone.remove(directory, name, identity, lambda _: None)
+
+    def sizes(self, pool: str) -> dict[str, int]:
+        with self._directory(self._backend, pool).opened() as directory:
+            return directory.files()
 
     def usage(self, pool: str) -> tuple[int, int]:
         with self._directory(self._backend, pool).opened() as directory:

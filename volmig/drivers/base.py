@@ -15,6 +15,7 @@ from __future__ import annotations
 import abc
 import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypedDict
 
 from volmig import errors
@@ -47,6 +48,8 @@ class Capability(enum.Enum):
     """``manage_existing`` takes over objects that volmig did not make, and ``unmanage`` leaves them."""
     SNAPSHOTS = "snapshots"
     """Snapshots can be made and deleted."""
+    LIST = "list"
+    """``list_objects`` tells every object of a pool that can be the storage of a volume."""
     ONLINE_MIGRATION = "online_migration"
     """``migrate_volume`` also moves volumes that are in use."""
 
@@ -95,6 +98,18 @@ class VolumeStats(TypedDict, total=False):
     pools: list[PoolStats]
     down_reason: str
     """Present and not empty when the backend is out of service."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredObject:
+    """An object in a pool, as the storage tells of it."""
+
+    name: str
+    """What it is called there, unique in its pool: what ``provider_id`` or ``volume-<backend_id>`` would say."""
+    size_bytes: int
+    backend_id: str | None = None
+    """The ``backend_id`` of the volume that it would be the object of; None when its name is none that the driver
+    gives."""
 
 
 class ConnectionInfo(TypedDict):
@@ -288,6 +303,14 @@ class VolumeDriver(abc.ABC):
         if identity is not None and (not self.volume_exists(volume) or self.identify_object(volume) != identity):
             return
         self.delete_volume(volume)
+
+    def list_objects(self, pool: str) -> Sequence[StoredObject]:
+        """Return all objects in a pool that are, or could be, the storage of a volume, from the storage itself
+        (capability ``LIST``).
+
+        What the driver keeps for its own use, such as half-made objects that it removes itself, is not among them.
+        """
+        raise self._unsupported("listing its objects")
 
     # --- what a driver may offer beside -------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 from oslo_config import cfg
 
 from volmig import errors
-from volmig.drivers import _checks, _directory
+from volmig.drivers import _checks, _directory, _fake_snapshots
 from volmig.drivers._fake_faults import FaultPlan
 from volmig.drivers._fake_handle import FakeHandle
 from volmig.drivers._fake_objects import DirectoryObjects, MemoryObjects, Objects
@@ -29,6 +29,7 @@ from volmig.drivers.base import (
     ConnectorProperties,
     MigrationHost,
     PoolStats,
+    StoredObject,
     VolumeDriver,
     VolumeStats,
     VolumeUpdate,
@@ -42,7 +43,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _POOL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
-_ALWAYS = frozenset({Capability.RENAME, Capability.FILE_MODE, Capability.MANAGE})
+_ALWAYS = frozenset({Capability.RENAME, Capability.FILE_MODE, Capability.MANAGE, Capability.LIST, Capability.SNAPSHOTS})
 _GARBAGE_BYTES = 64 * 1024
 
 
@@ -85,6 +86,8 @@ class FakeDriver(VolumeDriver):
         """The calls so far, as (method, id of the volume or None)."""
         self.down_reason = "fake_down is set" if options["fake_down"] else ""
         """Why the backend is out of service; may be changed at any time."""
+        self.types: set[str] = set()
+        """The types that it can give a volume in place; may be changed at any time."""
         self._zeroed = bool(options["fake_zeroed"])
         self._by_path = options["fake_connection"] == "path"
         self._pools: tuple[str, ...] = tuple(options["fake_pools"] or ())
@@ -229,6 +232,11 @@ class FakeDriver(VolumeDriver):
             self._objects.remove_this(*self._place(volume), identity)
 
     @scripted
+    def list_objects(self, pool: str) -> Sequence[StoredObject]:
+        place = self._pool(self.address(pool))
+        return [_directory.stored_object(name, size) for name, size in sorted(self._objects.sizes(place).items())]
+
+    @scripted
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
         pool, name = self._place(volume)
         with self._room:
@@ -352,6 +360,26 @@ class FakeDriver(VolumeDriver):
                 return VolumeUpdate(_name_id=new_volume.backend_id, provider_location=None, provider_id=None)
         return final
 
+    # --- snapshots and types ------------------------------------------------------------------
+
+    @scripted
+    def create_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        pool, name = self._place(volume)
+        try:
+            _fake_snapshots.make(self._objects, pool, name, snapshot_id)
+        except FileNotFoundError as exc:
+            raise self._missing(volume, pool, name) from exc
+
+    @scripted
+    def delete_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        pool, _ = self._place(volume)
+        _fake_snapshots.remove(self._objects, pool, snapshot_id)
+
+    @scripted
+    def retype(self, ctxt: RequestContext, volume: Volume, new_type: str) -> tuple[bool, VolumeUpdate | None]:
+        self._place(volume)
+        return (True, VolumeUpdate()) if new_type in self.types else (False, None)
+
     # --- taking over present objects ----------------------------------------------------------
 
     @scripted
@@ -384,12 +412,16 @@ class FakeDriver(VolumeDriver):
 
     def _place(self, volume: Volume) -> tuple[str, str]:
         """Return the pool and the name of the object of *volume*, when the backend is in service."""
+        return self._pool(volume.host), _directory.object_name(volume)
+
+    def _pool(self, host: str) -> str:
+        """Return the name of a pool of this backend, when that is in service."""
         if self.down_reason:
             raise errors.BackendDown(backend=self.backend, reason=self.down_reason)
-        address = PoolAddress.parse(volume.host)
+        address = PoolAddress.parse(host)
         if address.backend != self.backend or address.pool not in self._pools:
-            raise errors.PoolNotFound(backend=self.backend, pool=volume.host, known=", ".join(self._pools))
-        return address.pool, _directory.object_name(volume)
+            raise errors.PoolNotFound(backend=self.backend, pool=host, known=", ".join(self._pools))
+        return address.pool
 
     def _require_size(self, volume: Volume, backend: str, pool: str, name: str) -> None:
         actual = self._objects.size_of(backend, pool, name)

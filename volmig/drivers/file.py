@@ -26,6 +26,7 @@ from volmig.drivers.base import (
     ConnectorProperties,
     MigrationHost,
     PoolStats,
+    StoredObject,
     VolumeDriver,
     VolumeStats,
     VolumeUpdate,
@@ -58,6 +59,7 @@ class FileDriver(VolumeDriver):
             Capability.LOCAL_PATH,
             Capability.FILE_MODE,
             Capability.MANAGE,
+            Capability.LIST,
         }
     )
     vendor_name = "volmig"
@@ -228,6 +230,10 @@ class FileDriver(VolumeDriver):
         name = _directory.object_name(volume)
         with self._directory(volume.host).opened() as opened:
             _gone.remove(opened, name, identity, lambda fd: _checks.require_unlocked(volume, fd))
+
+    def list_objects(self, pool: str) -> Sequence[StoredObject]:
+        with self._directory(self.address(pool)).opened() as opened:
+            return [_directory.stored_object(name, size) for name, size in sorted(opened.files().items())]
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
         _checks.require_raw(volume, "file")

@@ -18,6 +18,7 @@ _METHODS_OF: Final[dict[Capability, tuple[str, ...]]] = {
     Capability.FILE_MODE: ("open_volume",),
     Capability.MANAGE: ("manage_existing_get_size", "manage_existing", "unmanage"),
     Capability.SNAPSHOTS: ("create_snapshot", "delete_snapshot"),
+    Capability.LIST: ("list_objects",),
     Capability.ONLINE_MIGRATION: ("migrate_volume",),
 }
 

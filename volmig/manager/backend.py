@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 
 from volmig import errors
 from volmig.drivers.base import (
@@ -13,14 +12,19 @@ from volmig.drivers.base import (
     ConnectionInfo,
     ConnectorProperties,
     MigrationHost,
+    StoredObject,
     VolumeDriver,
     VolumeUpdate,
 )
-from volmig.manager.calls import call_with_timeout
+from volmig.manager.answers import Answers
+from volmig.manager.calls import HangingCalls, call_with_timeout
+from volmig.manager.claims import Claims, Thing
 from volmig.manager.identities import StorageIdentities
+from volmig.manager.policies import POLICIES, CallTimes
 from volmig.manager.pools import BackendInfo, PoolInfo, StatsMalformed, parse_pools
+from volmig.manager.retries import Retries
+from volmig.manager.setup import SetUp
 from volmig.model import RequestContext, Volume
-from volmig.store.rules import check_text
 
 LOG = logging.getLogger(__name__)
 
@@ -29,7 +33,7 @@ T = TypeVar("T")
 _MAY_BE_LEFT_OUT = frozenset({"update_migrated_volume", "recover_migration"})
 """Methods for which the contract gives NotImplementedError a meaning."""
 
-_UPDATE_KEYS = frozenset(VolumeUpdate.__annotations__)
+_SETUP = ("do_setup", "check_for_setup_error")
 
 
 class Backend:
@@ -37,7 +41,8 @@ class Backend:
 
     Every method raises :class:`volmig.errors.DriverTimeout` when the driver does not answer in time,
     :class:`volmig.errors.DriverFailed` for the driver's own exceptions and
-    :class:`volmig.errors.DriverContractBroken` when its answer is not what the contract says.
+    :class:`volmig.errors.DriverContractBroken` when its answer is not what the contract says. What is repeated, and how
+    long a call may take, is said in :data:`volmig.manager.policies.POLICIES`.
     """
 
     def __init__(
@@ -47,11 +52,13 @@ class Backend:
         self.name = name
         self.driver = driver
         self._driver_name = driver_name
-        self._timeout_seconds: float = driver.options["driver_timeout_seconds"]
-        self._migrate_timeout_seconds: float = driver.options["driver_migrate_timeout_seconds"]
+        self._times = CallTimes.from_options(driver.options, group=name)
+        self._retries = Retries.from_options(driver.options)
+        self._answers = Answers(driver=driver_name, backend=name)
+        self._hanging = HangingCalls(name)
+        self._claims = Claims(name)
+        self._setup = SetUp(self._set_up, backend=name)
         self._connector: ConnectorProperties = {"host": driver.host}
-        self._set_up = False
-        self._setup_lock = threading.Lock()
 
     @property
     def host(self) -> str:
@@ -60,8 +67,16 @@ class Backend:
 
     @property
     def timeout_seconds(self) -> float:
-        """How long a call of the driver may take, other than ``migrate_volume``."""
-        return self._timeout_seconds
+        """How long any call of the driver may take, other than ``migrate_volume``."""
+        return self._times.longest_seconds
+
+    def call_seconds(self, method: str) -> float:
+        """Return how long one call of a method may take."""
+        return self._times.seconds[method]
+
+    def hanging_calls(self) -> dict[str, int]:
+        """Return how many calls were given up and still run, by method."""
+        return self._hanging.by_method()
 
     def can(self, capability: Capability) -> bool:
         """Say whether the driver claims a capability."""
@@ -69,27 +84,32 @@ class Backend:
 
     # --- state --------------------------------------------------------------------------------
 
-    def require_set_up(self) -> None:
+    def require_set_up(self, wait_seconds: float | None = None) -> None:
         """Set the driver up unless that has been done; a failure is told each time until it is mended.
 
+        :param wait_seconds: how long to wait when another caller is about it; None for the time of ``do_setup``.
         :raises volmig.errors.BackendDown: saying what is wrong with the backend.
         """
-        with self._setup_lock:
-            if self._set_up:
-                return
-            recorded = self._identities.recall(f"{self.host}@{self.name}") if self._identities else None
-            self.driver.storage_identity = recorded
-            try:
-                self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
-                self._call("check_for_setup_error", self.driver.check_for_setup_error)
-            except errors.BackendDown:
-                raise
-            except errors.VolmigError as error:
-                raise errors.BackendDown(backend=self.name, reason=error.message) from error
-            found: Any = self.driver.storage_identity
-            if self._identities and isinstance(found, str) and found != recorded:
-                self._identities.remember(f"{self.host}@{self.name}", found)
-            self._set_up = True
+        self._setup.require(self.call_seconds("do_setup") if wait_seconds is None else wait_seconds)
+
+    def _set_up(self) -> None:
+        for method in _SETUP:
+            if method in self._hanging.by_method():
+                # Another one beside it would only hang as well, and a driver need not expect it.
+                reason = f"its {method} did not end in its time, and still runs"
+                raise errors.BackendDown(backend=self.name, reason=reason)
+        recorded = self._identities.recall(f"{self.host}@{self.name}") if self._identities else None
+        self.driver.storage_identity = recorded
+        try:
+            self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
+            self._call("check_for_setup_error", self.driver.check_for_setup_error)
+        except errors.BackendDown:
+            raise
+        except errors.VolmigError as error:
+            raise errors.BackendDown(backend=self.name, reason=error.message) from error
+        found: Any = self.driver.storage_identity
+        if self._identities and isinstance(found, str) and found != recorded:
+            self._identities.remember(f"{self.host}@{self.name}", found)
 
     def pools(self) -> dict[str, PoolInfo]:
         """Return the backend's pools by name, with fresh figures.
@@ -121,7 +141,17 @@ class Backend:
             down_reason=str(reason),
             capabilities=tuple(sorted(capability.value for capability in self.driver.capabilities)),
             pools=pools,
+            calls_hanging=self._hanging.total,
         )
+
+    def list_objects(self, pool: str) -> tuple[StoredObject, ...]:
+        """Return what lies in a pool; see the driver's contract.
+
+        :param pool: name of the pool, without the backend's address.
+        :raises volmig.errors.UnsupportedOperation: when the driver does not offer it.
+        """
+        answer = self._ask("list_objects", lambda: self.driver.list_objects(pool))
+        return self._answers.objects("list_objects", answer)
 
     def as_destination(self, pool: str) -> MigrationHost:
         """Return how another driver is told of a pool of this backend as the destination of its own migration.
@@ -139,7 +169,7 @@ class Backend:
     def _stats(self) -> Mapping[str, Any]:
         stats: Any = self._ask("get_volume_stats", lambda: self.driver.get_volume_stats(refresh=True))
         if not isinstance(stats, Mapping):
-            raise self._broken("get_volume_stats", f"it returned {type(stats).__name__}, not a mapping")
+            raise self._answers.broken("get_volume_stats", f"it returned {type(stats).__name__}, not a mapping")
         if stats.get("down_reason"):
             raise errors.BackendDown(backend=self.name, reason=stats["down_reason"])
         return stats
@@ -148,32 +178,43 @@ class Backend:
         try:
             return parse_pools(stats, self.driver.address)
         except StatsMalformed as error:
-            raise self._broken("get_volume_stats", str(error)) from error
+            raise self._answers.broken("get_volume_stats", str(error)) from error
 
     # --- volumes ------------------------------------------------------------------------------
 
     def create_volume(self, volume: Volume) -> VolumeUpdate:
-        """Make the object; one that appears after the call's time is removed again."""
+        """Make the object. One that appears after the call's time is removed, unless somebody else has it by then."""
+        method = "create_volume"
+        thing = _object(volume.host, volume.backend_id)
+        with self._claims.making(thing, wait_seconds=self.call_seconds(method)) as claim:
+            update = self._ask(
+                method,
+                lambda: self.driver.create_volume(volume),
+                when_late=lambda _: self._claims.take_back(claim, lambda: self._remove_late(volume)),
+            )
+            return self._answers.update(method, update)
 
-        def undo(_update: object) -> None:
-            LOG.warning("%s: volume %s was made after its time; removing it", self.name, volume.id)
-            self.driver.delete_volume(volume)
+    def _remove_late(self, volume: Volume) -> None:
+        """Remove an object that was made too late; called in the thread of the late call."""
+        LOG.warning("%s: volume %s was made after its time; removing it", self.name, volume.id)
 
-        update = self._ask("create_volume", lambda: self.driver.create_volume(volume), when_late=undo)
-        return self._update("create_volume", update)
+        def remove() -> None:
+            try:
+                identity = self.driver.identify_object(volume)
+            except errors.VolumeObjectMissing:
+                return
+            self.driver.delete_object(volume, identity)
+
+        self._repeat("delete_object", remove)
 
     def identify_object(self, volume: Volume) -> str | None:
-        identity: Any = self._ask("identify_object", lambda: self.driver.identify_object(volume))
-        if identity is not None and not (isinstance(identity, str) and identity):
-            raise self._broken("identify_object", f"it returned {identity!r}, neither text nor None")
-        if identity is not None:
-            self._check_text("identify_object", "identity", identity)
-        return identity
+        answer = self._ask("identify_object", lambda: self.driver.identify_object(volume))
+        return self._answers.identity("identify_object", answer)
 
     def delete_object(self, volume: Volume, identity: str | None) -> None:
         """Remove the object of *volume* unless another one has taken its name; see the driver's contract."""
         answer = self._ask("delete_object", lambda: self.driver.delete_object(volume, identity))
-        self._nothing("delete_object", answer)
+        self._answers.nothing("delete_object", answer)
 
     def check_object(self, volume: Volume) -> None:
         """Let the driver compare a volume's object with its record, where that has no effects.
@@ -190,84 +231,93 @@ class Backend:
             raise errors.VolumeObjectMissing(volume=volume.id, location=location)
 
     def delete_volume(self, volume: Volume) -> None:
-        self._nothing("delete_volume", self._ask("delete_volume", lambda: self.driver.delete_volume(volume)))
+        answer = self._ask("delete_volume", lambda: self.driver.delete_volume(volume))
+        self._answers.nothing("delete_volume", answer)
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
+        self._use("extend_volume", volume)
         answer = self._ask("extend_volume", lambda: self.driver.extend_volume(volume, new_size_bytes))
-        self._nothing("extend_volume", answer)
+        self._answers.nothing("extend_volume", answer)
 
     def volume_exists(self, volume: Volume) -> bool:
-        answer: Any = self._ask("volume_exists", lambda: self.driver.volume_exists(volume))
-        if not isinstance(answer, bool):
-            raise self._broken("volume_exists", f"it returned {answer!r}, neither True nor False")
-        return answer
+        answer = self._ask("volume_exists", lambda: self.driver.volume_exists(volume))
+        return self._answers.truth("volume_exists", answer)
 
     def manage_existing_get_size(self, volume: Volume, reference: Mapping[str, str]) -> int:
         method = "manage_existing_get_size"
-        size: Any = self._ask(method, lambda: self.driver.manage_existing_get_size(volume, reference))
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise self._broken(method, f"it returned {size!r}, not a positive number of bytes")
-        return size
+        answer = self._ask(method, lambda: self.driver.manage_existing_get_size(volume, reference))
+        return self._answers.size(method, answer)
 
     def manage_existing(self, volume: Volume, reference: Mapping[str, str]) -> VolumeUpdate:
         answer = self._ask("manage_existing", lambda: self.driver.manage_existing(volume, reference))
-        return self._update("manage_existing", answer)
+        return self._answers.update("manage_existing", answer)
 
     def unmanage(self, volume: Volume) -> None:
-        self._nothing("unmanage", self._ask("unmanage", lambda: self.driver.unmanage(volume)))
+        self._answers.nothing("unmanage", self._ask("unmanage", lambda: self.driver.unmanage(volume)))
+
+    def create_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        answer = self._ask("create_snapshot", lambda: self.driver.create_snapshot(volume, snapshot_id))
+        self._answers.nothing("create_snapshot", answer)
+
+    def delete_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        answer = self._ask("delete_snapshot", lambda: self.driver.delete_snapshot(volume, snapshot_id))
+        self._answers.nothing("delete_snapshot", answer)
+
+    def retype(self, context: RequestContext, volume: Volume, new_type: str) -> tuple[bool, VolumeUpdate]:
+        answer = self._ask("retype", lambda: self.driver.retype(context, volume, new_type))
+        return self._answers.moved("retype", answer)
 
     # --- reaching a volume --------------------------------------------------------------------
 
     def initialize_connection(self, volume: Volume) -> ConnectionInfo:
-        def undo(_info: object) -> None:
-            self.driver.terminate_connection(volume, self._connector)
-
+        """Make the volume reachable. A connection that comes too late is ended, unless somebody else has it by then."""
         method = "initialize_connection"
-        info: Any = self._ask(
-            method, lambda: self.driver.initialize_connection(volume, self._connector), when_late=undo
-        )
-        if (
-            not isinstance(info, Mapping)
-            or not isinstance(info.get("driver_volume_type"), str)
-            or not isinstance(info.get("data"), Mapping)
-        ):
-            raise self._broken(method, "its answer lacks 'driver_volume_type' (text) or 'data' (a mapping)")
-        return {"driver_volume_type": info["driver_volume_type"], "data": dict(info["data"])}
+        self._use(method, volume)
+
+        def undo() -> None:
+            self._repeat("terminate_connection", lambda: self.driver.terminate_connection(volume, self._connector))
+
+        thing = Thing(kind="connection", host=volume.host, name=volume.provider_id or volume.backend_id)
+        with self._claims.making(thing, wait_seconds=self.call_seconds(method)) as claim:
+            info = self._ask(
+                method,
+                lambda: self.driver.initialize_connection(volume, self._connector),
+                when_late=lambda _: self._claims.take_back(claim, undo),
+            )
+            return self._answers.connection(method, info)
 
     def terminate_connection(self, volume: Volume) -> None:
         method = "terminate_connection"
-        self._nothing(method, self._ask(method, lambda: self.driver.terminate_connection(volume, self._connector)))
+        answer = self._ask(method, lambda: self.driver.terminate_connection(volume, self._connector))
+        self._answers.nothing(method, answer)
 
     def open_volume(self, volume: Volume, mode: str) -> BinaryIO:
-        handle: Any = self._ask(
-            "open_volume", lambda: self.driver.open_volume(volume, mode), when_late=lambda late: late.close()
-        )
-        if not all(callable(getattr(handle, name, None)) for name in ("read", "seek", "tell", "close")):
-            raise self._broken("open_volume", f"it returned {type(handle).__name__}, not a file-like handle")
-        return handle  # type: ignore[no-any-return]
+        method = "open_volume"
+        self._use(method, volume)
+        handle = self._ask(method, lambda: self.driver.open_volume(volume, mode), when_late=lambda late: late.close())
+        return self._answers.handle(method, handle)
 
     # --- migration ----------------------------------------------------------------------------
 
     def migrate_volume(self, context: RequestContext, volume: Volume, host: MigrationHost) -> tuple[bool, VolumeUpdate]:
-        answer = self._ask(
-            "migrate_volume",
-            lambda: self.driver.migrate_volume(context, volume, host),
-            timeout_seconds=self._migrate_timeout_seconds,
-        )
-        return self._moved("migrate_volume", answer)
+        self._use("migrate_volume", volume)
+        answer = self._ask("migrate_volume", lambda: self.driver.migrate_volume(context, volume, host))
+        return self._answers.moved("migrate_volume", answer)
 
     def recover_migration(
         self, context: RequestContext, volume: Volume, host: MigrationHost
     ) -> tuple[bool, VolumeUpdate]:
         """As the driver's, which may raise NotImplementedError."""
         answer = self._ask("recover_migration", lambda: self.driver.recover_migration(context, volume, host))
-        return self._moved("recover_migration", answer)
+        return self._answers.moved("recover_migration", answer)
 
     def update_migrated_volume(
         self, context: RequestContext, volume: Volume, new_volume: Volume, original_status: str
     ) -> VolumeUpdate:
         """As the driver's; where it offers none, the answer keeps the copy under its own id."""
         method = "update_migrated_volume"
+        for backend_id in (new_volume.backend_id, volume.id):
+            self._claims.use(_object(new_volume.host, backend_id), wait_seconds=self.call_seconds(method))
         try:
             answer = self._ask(
                 method,
@@ -275,81 +325,42 @@ class Backend:
             )
         except NotImplementedError:
             return {"_name_id": new_volume.backend_id}
-        return self._update(method, answer, required=True)
+        return self._answers.update(method, answer, required=True)
 
-    # --- checks -------------------------------------------------------------------------------
+    # --- calls --------------------------------------------------------------------------------
 
-    def _ask(
-        self,
-        method: str,
-        function: Callable[[], T],
-        *,
-        timeout_seconds: float | None = None,
-        when_late: Callable[[T], None] | None = None,
-    ) -> T:
+    def _use(self, method: str, volume: Volume) -> None:
+        """Keep late calls from removing the object that is about to be used."""
+        thing = _object(volume.host, volume.backend_id)
+        self._claims.use(thing, wait_seconds=self.call_seconds(method))
+
+    def _ask(self, method: str, function: Callable[[], T], *, when_late: Callable[[T], object] | None = None) -> T:
         """Call the driver, after setting it up if need be: the call may be the first one after a restart."""
-        self.require_set_up()
-        return self._call(method, function, timeout_seconds=timeout_seconds, when_late=when_late)
+        self.require_set_up(self.call_seconds(method))
+        return self._call(method, function, when_late=when_late)
 
-    def _call(
-        self,
-        method: str,
-        function: Callable[[], T],
-        *,
-        timeout_seconds: float | None = None,
-        when_late: Callable[[T], None] | None = None,
-    ) -> T:
-        try:
+    def _call(self, method: str, function: Callable[[], T], *, when_late: Callable[[T], object] | None = None) -> T:
+        def attempt() -> T:
             return call_with_timeout(
                 function,
                 backend=self.name,
                 method=method,
-                timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
+                timeout_seconds=self.call_seconds(method),
                 when_late=when_late,
+                hanging=self._hanging,
             )
+
+        try:
+            return self._repeat(method, attempt)
         except NotImplementedError as error:
             if method in _MAY_BE_LEFT_OUT:
                 raise
             raise errors.DriverFailed(backend=self.name, method=method, reason="it is not implemented") from error
 
-    def _moved(self, method: str, answer: Any) -> tuple[bool, VolumeUpdate]:
-        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], bool):
-            raise self._broken(method, f"it returned {answer!r}, not (True, update) or (False, None)")
-        moved, update = answer
-        if not moved and update is not None:
-            raise self._broken(method, "it returned an update for a volume that it did not move")
-        return moved, self._update(method, update)
-
-    def _update(self, method: str, answer: Any, *, required: bool = False) -> VolumeUpdate:
-        if answer is None and not required:
-            return {}
-        if not isinstance(answer, Mapping):
-            raise self._broken(method, f"it returned {answer!r}, not a mapping of changes")
-        if unknown := sorted(str(key) for key in answer.keys() - _UPDATE_KEYS):
-            raise self._broken(method, f"it asks to change {', '.join(unknown)}")
-        for key, value in answer.items():
-            sound = _is_metadata(value) if key == "metadata" else value is None or isinstance(value, str)
-            if not sound or (key == "_name_id" and value == ""):
-                raise self._broken(method, f"its value for {key} is {value!r}")
-            texts = [text for item in value.items() for text in item] if key == "metadata" else [value or ""]
-            for text in texts:
-                self._check_text(method, key.removeprefix("_"), text)
-        return cast(VolumeUpdate, dict(answer))
-
-    def _check_text(self, method: str, name: str, text: str) -> None:
-        """Refuse what could not be recorded: a rollback must not fail of it."""
-        try:
-            check_text(name, text)
-        except errors.RequestInvalid as error:
-            raise self._broken(method, error.message) from error
-
-    def _nothing(self, method: str, answer: Any) -> None:
-        if answer is not None:
-            raise self._broken(method, f"it returned {answer!r}, and the contract says None")
-
-    def _broken(self, method: str, reason: str) -> errors.DriverContractBroken:
-        return errors.DriverContractBroken(driver=self._driver_name, backend=self.name, method=method, reason=reason)
+    def _repeat(self, method: str, attempt: Callable[[], T]) -> T:
+        repetition = POLICIES[method].repetition
+        return self._retries.run(attempt, backend=self.name, method=method, repetition=repetition)
 
 
-def _is_metadata(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(text, str) for item in value.items() for text in item)
+def _object(host: str, backend_id: str) -> Thing:
+    return Thing(kind="object", host=host, name=backend_id)

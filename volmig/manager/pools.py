@@ -71,6 +71,8 @@ class BackendInfo:
     capabilities: tuple[str, ...]
     """Names of the driver's capabilities, sorted."""
     pools: tuple[PoolInfo, ...]
+    calls_hanging: int = 0
+    """How many calls of the driver were given up by this process and still run."""
 
 
 class StatsMalformed(ValueError):

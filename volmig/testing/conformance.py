@@ -24,13 +24,17 @@ import pytest
 pytest.register_assert_rewrite(
     "volmig.testing.kit",
     "volmig.testing.conformance_identity",
+    "volmig.testing.conformance_busy",
     "volmig.testing.conformance_lifecycle",
+    "volmig.testing.conformance_listing",
     "volmig.testing.conformance_migration",
     "volmig.testing.conformance_safety",
 )
 
+from volmig.testing.conformance_busy import BusyConformance  # noqa: E402
 from volmig.testing.conformance_identity import IdentityConformance  # noqa: E402
 from volmig.testing.conformance_lifecycle import LifecycleConformance  # noqa: E402
+from volmig.testing.conformance_listing import ListingConformance  # noqa: E402
 from volmig.testing.conformance_migration import MigrationConformance  # noqa: E402
 from volmig.testing.conformance_safety import SafetyConformance  # noqa: E402
 from volmig.testing.kit import Backend, Kit  # noqa: E402
@@ -38,7 +42,14 @@ from volmig.testing.kit import Backend, Kit  # noqa: E402
 __all__ = ["Backend", "DriverConformance", "Kit"]
 
 
-class DriverConformance(LifecycleConformance, MigrationConformance, IdentityConformance, SafetyConformance):
+class DriverConformance(
+    LifecycleConformance,
+    MigrationConformance,
+    IdentityConformance,
+    ListingConformance,
+    BusyConformance,
+    SafetyConformance,
+):
     """All tests of the suite; derive a class from it and give it a fixture ``backend``."""
 
     @pytest.fixture

@@ -42,6 +42,9 @@ class Backend:
     ``NATIVE_MIGRATION`` when the backend has one pool only."""
     attach: Callable[[VolumeDriver, Volume, str], AbstractContextManager[End]] | None = None
     """Open a volume (mode ``rb`` or ``r+b``); needed when neither ``LOCAL_PATH`` nor ``FILE_MODE`` is claimed."""
+    make_busy: Callable[[VolumeDriver], AbstractContextManager[None]] | None = None
+    """Have the storage refuse for the moment what would change it, while the context lasts. Needed only to show that
+    the driver's StorageBusy keeps its promise; a driver that raises it should give this."""
     size_step_bytes: int = 1
     """Sizes must be multiples of this; 1 for backends that keep any size exactly."""
 
@@ -65,6 +68,10 @@ class Kit:
         driver.do_setup(self.ctxt)
         driver.check_for_setup_error()
         return driver
+
+    def busy(self) -> AbstractContextManager[None] | None:
+        """Have the storage be busy while the context lasts; None when the author gave no way to do so."""
+        return None if self.backend.make_busy is None else self.backend.make_busy(self.driver)
 
     def claims(self, capability: Capability) -> bool:
         """Say whether the driver promises something."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,19 @@ def host_of(driver: VolumeDriver, pool: str | None = None) -> MigrationHost:
     found = next(each for each in stats["pools"] if pool in {None, each["pool_name"]})
     general = {key: value for key, value in stats.items() if key != "pools"}
     return MigrationHost(host=driver.address(found["pool_name"]), capabilities=general | dict(found))
+
+
+@contextlib.contextmanager
+def busy(driver: Any) -> Iterator[None]:
+    """Have a fake driver's storage refuse for the moment whatever would change it."""
+    for method in (
+        "create_volume",
+        "delete_volume",
+        "delete_object",
+        "extend_volume",
+        "migrate_volume",
+        "update_migrated_volume",
+    ):
+        driver.faults.add(f"{method}:fail=storage-busy")
+    yield
+    driver.faults.clear()

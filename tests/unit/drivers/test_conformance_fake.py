@@ -8,7 +8,7 @@ import pytest
 
 from volmig.testing.conformance import Backend, DriverConformance
 
-from .support import fake_driver
+from .support import busy, fake_driver
 
 
 class _MemoryConformance(DriverConformance):
@@ -23,7 +23,7 @@ class _MemoryConformance(DriverConformance):
             driver.add_foreign(pool, "foreign", data)
             return "foreign"
 
-        yield Backend(driver=driver, restart=lambda: driver, make_object=make_object)
+        yield Backend(driver=driver, restart=lambda: driver, make_object=make_object, make_busy=busy)
         driver.close()
 
 
@@ -60,5 +60,6 @@ class TestDirectory(DriverConformance):
             driver=make(),
             restart=make,
             make_object=make_object,
+            make_busy=busy,
             peer=fake_driver(backend="peer", setup=False, fake_directory=str(tmp_path)),
         )

@@ -95,6 +95,10 @@ def call_of(driver, method, volume):
         "open_volume": (volume, "rb"),
         "manage_existing_get_size": (volume, {"source-name": "foreign"}),
         "manage_existing": (volume, {"source-name": "foreign"}),
+        "list_objects": ("pool-a",),
+        "create_snapshot": (volume, "0d4f5c1e-0000-4000-8000-00000000beef"),
+        "delete_snapshot": (volume, "0d4f5c1e-0000-4000-8000-00000000beef"),
+        "retype": (CTXT, volume, "fast"),
     }.get(method, (volume,))
     return lambda: getattr(driver, method)(*arguments)
 

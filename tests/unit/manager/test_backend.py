@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import threading
 import unittest
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import ddt
@@ -13,8 +16,9 @@ import pytest
 
 from tests.unit.manager.drivers import GIB, a_volume, small_backend
 from volmig import errors
-from volmig.drivers.base import MigrationHost
+from volmig.drivers.base import MigrationHost, StoredObject
 from volmig.manager.backend import Backend
+from volmig.manager.calls import MOST_HANGING
 from volmig.model import RequestContext
 
 HOST: MigrationHost = {"host": "here@small#q", "capabilities": {}}
@@ -36,8 +40,14 @@ CALLS: dict[str, Callable[[Backend], Any]] = {
     "manage_existing_get_size": lambda backend: backend.manage_existing_get_size(VOLUME, {"source-name": "x"}),
     "manage_existing": lambda backend: backend.manage_existing(VOLUME, {"source-name": "x"}),
     "unmanage": lambda backend: backend.unmanage(VOLUME),
+    "identify_object": lambda backend: backend.identify_object(VOLUME),
+    "list_objects": lambda backend: backend.list_objects("p"),
+    "create_snapshot": lambda backend: backend.create_snapshot(VOLUME, "s"),
+    "delete_snapshot": lambda backend: backend.delete_snapshot(VOLUME, "s"),
+    "retype": lambda backend: backend.retype(CONTEXT, VOLUME, "fast"),
 }
 
+OBJECT = StoredObject(name="volume-1", size_bytes=1, backend_id="1")
 NO_UPDATES = (
     "nonsense",
     7,
@@ -96,6 +106,36 @@ NONSENSE: dict[str, tuple[Any, ...]] = {
     "manage_existing_get_size": (None, 0, -1, True, 1.0, "7", GIB + 0.5),
     "manage_existing": NO_UPDATES,
     "unmanage": (True, {}, "done"),
+    "identify_object": (7, "", b"x", "nul\0", "\udc80", True, []),
+    "list_objects": (
+        None,
+        True,
+        "volume-1",
+        b"volume-1",
+        {"volume-1": 1},
+        {OBJECT},
+        ["volume-1"],
+        [("volume-1", 1)],
+        [{"name": "volume-1", "size_bytes": 1}],
+        [OBJECT, None],
+        [OBJECT, OBJECT],
+        [OBJECT, replace(OBJECT, backend_id=None)],
+        [replace(OBJECT, name="")],
+        [replace(OBJECT, name="nul\0")],
+        [replace(OBJECT, name="\udc80")],
+        [replace(OBJECT, name="n" * 5000)],
+        [replace(OBJECT, name=7)],  # type: ignore[arg-type]
+        [replace(OBJECT, size_bytes=-1)],
+        [replace(OBJECT, size_bytes=True)],
+        [replace(OBJECT, size_bytes=1.0)],  # type: ignore[arg-type]
+        [replace(OBJECT, size_bytes=None)],  # type: ignore[arg-type]
+        [replace(OBJECT, backend_id="")],
+        [replace(OBJECT, backend_id=7)],  # type: ignore[arg-type]
+        [replace(OBJECT, backend_id="\udc80")],
+    ),
+    "create_snapshot": (True, {}, "done"),
+    "delete_snapshot": (False, {}, "done"),
+    "retype": (None, True, (1, None), (False, {}), (True, {"size_bytes": 1}), [True, None]),
 }
 TABLE = [(method, answer) for method, answers in NONSENSE.items() for answer in answers]
 
@@ -185,6 +225,16 @@ def test_without_update_migrated_volume_the_copy_keeps_its_id() -> None:
         ("migrate_volume", (True, {"provider_id": "x"}), (True, {"provider_id": "x"})),
         ("volume_exists", False, False),
         ("manage_existing_get_size", 1, 1),
+        ("identify_object", None, None),
+        ("identify_object", "inode-7", "inode-7"),
+        ("list_objects", [], ()),
+        (
+            "list_objects",
+            (OBJECT, replace(OBJECT, name="x", size_bytes=0, backend_id=None)),
+            (OBJECT, replace(OBJECT, name="x", size_bytes=0, backend_id=None)),
+        ),
+        ("retype", (False, None), (False, {})),
+        ("retype", (True, {"provider_id": "x"}), (True, {"provider_id": "x"})),
     ],
 )
 def test_sound_answers_pass(method: str, answer: Any, expected: Any) -> None:
@@ -324,3 +374,93 @@ def test_a_destination_is_told_with_its_pools_and_its_backends_figures() -> None
     assert "pools" not in host["capabilities"]
     with pytest.raises(errors.PoolNotFound, match="p, q"):
         backend.as_destination("r")
+
+
+# --- storage that is busy, and calls that hang --------------------------------------------------------
+
+
+def _busy(times: int, error: Exception | None = None) -> Callable[[], None]:
+    left = [times]
+
+    def answer() -> None:
+        if left[0]:
+            left[0] -= 1
+            raise error or errors.StorageBusy(backend="small", reason="rebuilding")
+
+    return answer
+
+
+@pytest.mark.parametrize("error", [None, BlockingIOError(errno.EAGAIN, "later")])
+@pytest.mark.parametrize("method", ["create_volume", "delete_volume", "extend_volume", "create_snapshot", "do_setup"])
+def test_what_fails_for_the_moment_is_repeated(method: str, error: Exception | None) -> None:
+    backend, driver = small_backend(driver_retries=3)
+    driver.answers[method] = _busy(3, error)
+    CALLS.get(method, CALLS["delete_volume"])(backend)
+    assert driver.calls.count(method) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "attempts"), [("migrate_volume", 3), ("open_volume", 1), ("manage_existing", 1), ("unmanage", 1)]
+)
+def test_storage_that_stays_busy_is_told(method: str, attempts: int) -> None:
+    backend, driver = small_backend(driver_retries=2)
+    driver.answers[method] = _busy(100)
+    with pytest.raises(errors.StorageBusy):
+        CALLS[method](backend)
+    assert driver.calls.count(method) == attempts
+
+
+def test_a_move_of_unknown_outcome_is_not_repeated() -> None:
+    backend, driver = small_backend(driver_retries=2)
+    driver.answers["migrate_volume"] = _busy(100, OSError(errno.ETIMEDOUT, "no answer"))
+    with pytest.raises(errors.DriverFailed):
+        CALLS["migrate_volume"](backend)
+    assert driver.calls.count("migrate_volume") == 1
+
+
+def test_a_call_that_hangs_is_not_repeated_beside_itself() -> None:
+    backend, driver = small_backend(driver_call_timeouts={"delete_volume": "0.1"}, driver_retries=5)
+    release = threading.Event()
+    driver.answers["delete_volume"] = lambda: release.wait(30) and None
+    with pytest.raises(errors.DriverTimeout):
+        backend.delete_volume(VOLUME)
+    assert driver.calls.count("delete_volume") == 1
+    assert backend.hanging_calls() == {"delete_volume": 1}
+    assert backend.info().calls_hanging == 1
+    release.set()
+    _until(lambda: backend.info().calls_hanging == 0)
+
+
+def test_each_method_has_its_time() -> None:
+    backend, driver = small_backend(timeout_seconds=20.0, driver_call_timeouts={"volume_exists": "0.1"})
+    backend.require_set_up()
+    release = threading.Event()
+    driver.answers["volume_exists"] = lambda: release.wait(30)
+    with pytest.raises(errors.DriverTimeout, match=r"0\.1 seconds"):
+        backend.volume_exists(VOLUME)
+    release.set()
+
+
+def test_a_backend_whose_calls_all_hang_is_not_called_any_more() -> None:
+    backend, driver = small_backend(driver_call_timeouts={"volume_exists": "0.2"})
+    backend.require_set_up()
+    release = threading.Event()
+    driver.answers["volume_exists"] = lambda: release.wait(30)
+
+    def hang(_: int) -> BaseException | None:
+        try:
+            backend.volume_exists(VOLUME)
+        except errors.VolmigError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(max_workers=MOST_HANGING) as workers:
+        told = list(workers.map(hang, range(MOST_HANGING)))
+    assert {type(error) for error in told} == {errors.DriverTimeout}
+    with pytest.raises(errors.BackendDown, match=f"{MOST_HANGING} of volume_exists"):
+        backend.volume_exists(VOLUME)
+    assert not backend.info().up
+    assert driver.calls.count("volume_exists") == MOST_HANGING
+    release.set()
+    _until(lambda: backend.info().up)
+    assert backend.volume_exists(VOLUME)

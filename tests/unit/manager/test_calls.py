@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 import ddt
 import pytest
 
+from tests.unit.waiting import until
 from volmig import errors
-from volmig.manager.calls import call_with_timeout
+from volmig.manager.calls import HangingCalls, call_with_timeout
 
 
 def call(function: Callable[[], Any], *, timeout_seconds: float = 10.0, **options: Any) -> Any:
@@ -22,8 +23,8 @@ def call(function: Callable[[], Any], *, timeout_seconds: float = 10.0, **option
     )
 
 
-def raising(error: BaseException) -> Callable[[], NoReturn]:
-    def function() -> NoReturn:
+def raising(error: BaseException) -> Callable[..., NoReturn]:
+    def function(*_: object) -> NoReturn:
         raise error
 
     return function
@@ -101,6 +102,7 @@ def test_a_call_that_hangs_is_given_up_in_time() -> None:
         call(lambda: release.wait(30), timeout_seconds=0.05)
     assert time.monotonic() - started < 5
     assert caught.value.fields == {"backend": "san", "method": "create_volume", "seconds": "0.05"}
+    assert "driver_call_timeouts in [san]" in caught.value.hint
     (thread,) = own_threads()
     release.set()
     thread.join(10)
@@ -173,3 +175,94 @@ def test_at_the_edge_of_its_time_a_call_is_either_used_or_undone(number: int) ->
         assert undone.wait(10)
     else:
         assert not undone.is_set()
+
+
+# --- calls that hang --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["success", "failure", "failing undo"])
+def test_a_hanging_call_is_counted_until_it_and_its_undoing_have_ended(outcome: str) -> None:
+    hanging = HangingCalls("san")
+    release, undo_may_end, undoing = threading.Event(), threading.Event(), threading.Event()
+
+    def function() -> None:
+        release.wait(30)
+        if outcome == "failure":
+            raise OSError("gone")
+
+    def undo(_: object) -> None:
+        undoing.set()
+        undo_may_end.wait(30)
+        if outcome == "failing undo":
+            raise OSError("gone")
+
+    with pytest.raises(errors.DriverTimeout):
+        call(function, timeout_seconds=0.02, when_late=undo, hanging=hanging)
+    assert (hanging.by_method(), hanging.total) == ({"create_volume": 1}, 1)
+    release.set()
+    if outcome != "failure":
+        assert undoing.wait(10)
+        assert hanging.total == 1
+    undo_may_end.set()
+    until(lambda: hanging.total == 0)
+    assert hanging.by_method() == {}
+
+
+def test_calls_in_time_are_not_counted() -> None:
+    hanging = HangingCalls("san")
+    call(lambda: None, hanging=hanging)
+    with pytest.raises(errors.DriverFailed):
+        call(raising(OSError("gone")), hanging=hanging)
+    assert hanging.total == 0
+
+
+def test_too_many_hanging_calls_are_enough() -> None:
+    hanging = HangingCalls("san", most=3)
+    release = threading.Event()
+    for _ in range(3):
+        with pytest.raises(errors.DriverTimeout):
+            call(lambda: release.wait(30), timeout_seconds=0.01, hanging=hanging)
+    made: list[int] = []
+    with pytest.raises(errors.BackendDown, match=r"3 calls of its driver hang \(3 of create_volume\)"):
+        call(lambda: made.append(1), hanging=hanging)
+    assert made == []
+    release.set()
+    until(lambda: hanging.total == 0)
+    call(lambda: made.append(1), hanging=hanging)
+    assert made == [1]
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_the_count_is_right_for_calls_that_end_at_the_edge_of_their_time(number: int) -> None:
+    hanging = HangingCalls("san")
+    try:
+        call(lambda: time.sleep(0.002), timeout_seconds=0.0015 + number % 5 / 4000, hanging=hanging)
+    except errors.DriverTimeout:
+        until(lambda: hanging.total == 0)
+    assert hanging.total == 0
+
+
+def test_a_call_whose_caller_is_interrupted_is_undone_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = HangingCalls("san")
+    release, undone = threading.Event(), threading.Event()
+    waiting = threading.current_thread()
+    real = threading.Event.wait
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        if threading.current_thread() is waiting and timeout == 7.5:
+            raise KeyboardInterrupt
+        return real(self, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        call(lambda: real(release, 30), timeout_seconds=7.5, when_late=lambda _: undone.set(), hanging=hanging)
+    assert hanging.total == 1
+    release.set()
+    assert undone.wait(10)
+    until(lambda: hanging.total == 0)
+
+
+def test_a_thread_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+    with pytest.raises(errors.ResourcesExhausted, match="thread for create_volume of backend 'san'"):
+        call(lambda: None)
