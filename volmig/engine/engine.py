@@ -1,58 +1,37 @@
-"""The face of volmig for programs that embed it."""
+"""The engine itself: what is configured, and one method for each thing that can be asked of it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from oslo_config import cfg
 
-from volmig import errors
+from volmig import doctor, errors
 from volmig.drivers.base import Capability
+from volmig.engine.handle import MigrationHandle
 from volmig.manager.backends import Backends
 from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import BackendInfo, PoolInfo
+from volmig.manager.processes import ProcessIdentity
 from volmig.manager.volumes import VolumeManager, new_volume
-from volmig.migration.doubts import settle_doubts
-from volmig.migration.ownership import LeaseKeeper, OwnedMigration
-from volmig.migration.request import MigrationRequest, accept
-from volmig.migration.retire import delete_retired
+from volmig.migration.manager import MigrationManager
+from volmig.migration.ownership import OwnedMigration
+from volmig.migration.recovery import Recovery
+from volmig.migration.request import MigrationRequest
+from volmig.migration.rollback import RollbackRequest
 from volmig.migration.settings import Settings
-from volmig.migration.workers import WorkerPool
-from volmig.model import JournalEntry, Migration, Phase, RequestContext, Volume
+from volmig.model import JournalEntry, Migration, RequestContext, RetiredObject, Snapshot, Volume
 from volmig.store import MigrationQuery, Store, VolumeQuery
 from volmig.store.base import ReadTransaction
-from volmig.transfer import boottime_seconds
-
-__all__ = ["BackendInfo", "Engine", "MigrationEvent", "MigrationHandle", "PoolInfo"]
 
 LOG = logging.getLogger(__name__)
-
-_ABANDONED_SECONDS = 10.0
-"""How long a migration must have been without a worker before those who wait for it are told."""
-
-_POLL_SECONDS = 0.1
-"""How often the record of a migration that another process runs is read while waiting for it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MigrationEvent:
-    """A state of a migration as it went by."""
-
-    migration: Migration
-    """Its record, with live figures of progress."""
-
-    @property
-    def stage(self) -> str:
-        """What the transfer is doing: ``copy``, ``flush`` or ``verify``; empty outside of it."""
-        return self.migration.stage
 
 
 class Engine:
@@ -89,10 +68,13 @@ class Engine:
             if self._owns_store:
                 self._store.close()
             raise
-        owner = f"{conf.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._leases = LeaseKeeper(self._store, self._settings, owner=owner)
-        self._workers = WorkerPool(self._store, self._backends, self._settings, self._leases)
-        self._volumes = VolumeManager(self._store, self._backends, settle=self._settle)
+        process = ProcessIdentity.own(conf.host)
+        owner = f"{conf.host}:{process.pid}:{uuid.uuid4().hex[:8]}"
+        self._migrations = MigrationManager(
+            self._store, self._backends, self._settings, context=self._context, owner=owner, process=process
+        )
+        self._volumes = VolumeManager(self._store, self._backends, settle=self._migrations.make_way, process=process)
+        self._recovery = Recovery(self._store, self._backends, self._settings, self._migrations, self._volumes)
         self._closed = False
         self._ended = False
 
@@ -103,19 +85,23 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._workers.cancel_all()
+            self._migrations.cancel_all()
         self.close()
 
-    def close(self) -> None:
+    def close(self, *, hand_over: bool = False) -> None:
         """Take no new work, wait for the migrations that run here, and let go of everything.
 
         Leaving a ``with`` block by an exception cancels them first, as far as they can be.
+
+        :param hand_over: do not wait for copies: let go of their migrations, which stay as they are, so that another
+            process that recovers goes on with each, and with its copy where it was. For a service that is told to stop.
+            What is past its commit point, or is being moved by a driver, is waited for.
         """
         if self._closed:
             return
         self._closed = True
-        self._workers.close()
-        self._leases.close()
+        self._recovery.close()
+        self._migrations.close(hand_over=hand_over)
         self._ended = True
         if self._owns_store:
             self._store.close()
@@ -246,6 +232,48 @@ class Engine:
         self._check_open()
         return self._volumes.detach(self.show_volume(volume).id, attachment_id=attachment_id)
 
+    def update_volume(
+        self,
+        volume: str,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        remove_metadata: Collection[str] = (),
+    ) -> Volume:
+        """Change what volmig only records of a volume. A migration goes on meanwhile, and keeps the change.
+
+        :param name: the new name; None to keep it.
+        :param metadata: entries to add or to replace.
+        :param remove_metadata: keys of entries to remove; a key that is not there does no harm.
+        """
+        self._check_open()
+        return self._volumes.change(
+            self.show_volume(volume).id, name=name, metadata=metadata or {}, remove_metadata=remove_metadata
+        )
+
+    def retype_volume(self, volume: str, volume_type: str) -> Volume:
+        """Give a volume another type, which its backend may have to adapt its storage to.
+
+        An unlocked migration of it is cancelled first.
+
+        :raises volmig.errors.UnsupportedOperation: when its backend cannot do that in place.
+        """
+        self._check_open()
+        return self._volumes.retype(self.show_volume(volume).id, volume_type)
+
+    def create_snapshot(self, volume: str, *, name: str = "") -> Snapshot:
+        """Make a snapshot of a volume. An unlocked migration of it is cancelled first.
+
+        :raises volmig.errors.UnsupportedOperation: when its backend makes none.
+        """
+        self._check_open()
+        return self._volumes.create_snapshot(self.show_volume(volume).id, name=name)
+
+    def delete_snapshot(self, volume: str, snapshot_id: str) -> None:
+        """Delete a snapshot of a volume. :raises volmig.errors.RequestInvalid: when it has none of that id."""
+        self._check_open()
+        self._volumes.delete_snapshot(self.show_volume(volume).id, snapshot_id)
+
     def volume_path(self, volume: str) -> str:
         """Return the path on this host at which a volume's data is.
 
@@ -269,6 +297,7 @@ class Engine:
         engine: str | None = None,
         verify: str | None = None,
         bandwidth_limit_bytes: int | None = None,
+        source_retention_seconds: int | None = None,
     ) -> MigrationHandle:
         """Begin to move a volume, in a thread of this process.
 
@@ -281,22 +310,22 @@ class Engine:
         :param engine: transfer engine; None for the configured one.
         :param verify: ``none``, ``digest`` or ``compare``; None for the configured one.
         :param bandwidth_limit_bytes: bytes a second at most, 0 for no limit; None for the configured one.
+        :param source_retention_seconds: how long the old storage is kept afterwards for :meth:`rollback_migration`, 0
+            to delete it at once; None for the configured time. A driver that moves a volume itself leaves none.
         :raises volmig.errors.VolmigError: when anything stands against it; nothing is changed then.
         """
         self._check_open()
-        request = self._request(volume, host, force_host_copy, lock_volume, engine, verify, bandwidth_limit_bytes)
-        with self._workers.admission():
-            claimed_at = boottime_seconds()
-            migration = accept(
-                self._store,
-                self._backends,
-                request,
-                self._context,
-                owner=self._leases.owner,
-                lease_seconds=self._settings.lease_seconds,
-            )
-            owned = self._workers.start(migration, claimed_at=claimed_at)
-        return MigrationHandle(self, migration.id, owned)
+        request = self._request(
+            volume,
+            host,
+            force_host_copy=force_host_copy,
+            lock_volume=lock_volume,
+            engine=engine,
+            verify=verify,
+            bandwidth_limit_bytes=bandwidth_limit_bytes,
+            source_retention_seconds=source_retention_seconds,
+        )
+        return self._handle(self._migrations.begin(request))
 
     def request_migration(
         self,
@@ -308,25 +337,29 @@ class Engine:
         engine: str | None = None,
         verify: str | None = None,
         bandwidth_limit_bytes: int | None = None,
+        source_retention_seconds: int | None = None,
     ) -> Migration:
         """Accept a migration as :meth:`migrate` does, but leave it ``queued`` for :meth:`run_migration`."""
         self._check_open()
-        request = self._request(volume, host, force_host_copy, lock_volume, engine, verify, bandwidth_limit_bytes)
-        return accept(self._store, self._backends, request, self._context)
+        request = self._request(
+            volume,
+            host,
+            force_host_copy=force_host_copy,
+            lock_volume=lock_volume,
+            engine=engine,
+            verify=verify,
+            bandwidth_limit_bytes=bandwidth_limit_bytes,
+            source_retention_seconds=source_retention_seconds,
+        )
+        return self._migrations.queue(request)
 
     def run_migration(self, migration_id: str) -> MigrationHandle:
         """Run, in this process, a migration that nobody runs: one that is queued, or whose worker is gone.
 
+        :raises volmig.errors.MigrationPaused: when it is paused.
         :raises volmig.errors.LeaseLost: when a worker owns it, or it has ended.
         """
-        with self._workers.admission():
-            claimed_at = boottime_seconds()
-            with self._store.writing() as transaction:
-                migration = transaction.claim_migration(
-                    migration_id, owner=self._leases.owner, lease_seconds=self._settings.lease_seconds
-                )
-            owned = self._workers.start(migration, claimed_at=claimed_at)
-        return MigrationHandle(self, migration.id, owned)
+        return self._handle(self._migrations.run(migration_id))
 
     def migration(self, migration_id: str) -> MigrationHandle:
         """Return a handle to any migration, also one that another process runs.
@@ -334,7 +367,7 @@ class Engine:
         :raises volmig.errors.MigrationNotFound: when there is none of that id.
         """
         self.show_migration(migration_id)
-        return MigrationHandle(self, migration_id, self._leases.get(migration_id))
+        return MigrationHandle(self, migration_id, self._migrations.owned(migration_id))
 
     def show_migration(self, migration_id: str) -> Migration:
         """Return a migration as recorded. :raises volmig.errors.MigrationNotFound:"""
@@ -352,6 +385,8 @@ class Engine:
             view.get_migration(migration_id)
             return view.read_journal(migration_id)
 
+    # --- steering a migration -----------------------------------------------------------------
+
     def cancel_migration(self, migration_id: str) -> Migration:
         """Ask for a migration to be undone, and return at once.
 
@@ -361,42 +396,140 @@ class Engine:
         :raises volmig.errors.CancelTooLate: when it has ended or has come to its commit point.
         """
         self._check_open()
-        with self._store.writing() as transaction:
-            migration = transaction.request_cancel(migration_id, requested_by=self._context.actor)
-        owned = self._leases.get(migration_id)
-        if owned is None:
-            self.take_over_if_abandoned(migration)
-        else:
-            owned.record(replace(owned.migration, cancel_requested_by=migration.cancel_requested_by))
-            self._workers.hurry(owned)
-        return migration
+        return self._migrations.cancel(migration_id)
+
+    def pause_migration(self, migration_id: str) -> Migration:
+        """Ask for a migration to be held until it is resumed, and return at once.
+
+        Its worker stops the copy and lets go of both volumes and of its own turn; then the phase is ``paused``. What
+        the engine ``chunked`` has copied is kept; others begin anew when it is resumed. The volume stays locked.
+
+        :raises volmig.errors.PauseImpossible: when its driver moves the volume, or it is too late.
+        """
+        self._check_open()
+        return self._migrations.pause(migration_id)
+
+    def resume_migration(self, migration_id: str) -> MigrationHandle:
+        """Let a paused migration go on, in a thread of this process.
+
+        One whose worker has not come to pausing it yet goes on there.
+
+        :raises volmig.errors.MigrationEnded: when it has ended.
+        """
+        self._check_open()
+        resumed = self._migrations.resume(migration_id)
+        if resumed.owner and not self._migrations.is_abandoned(resumed):
+            return self.migration(migration_id)
+        return self.run_migration(migration_id)
+
+    def request_resume(self, migration_id: str) -> Migration:
+        """Let a paused migration go on as :meth:`resume_migration` does, but leave it to :meth:`run_migration`."""
+        self._check_open()
+        return self._migrations.resume(migration_id)
+
+    def limit_migration(self, migration_id: str, bandwidth_limit_bytes: int) -> Migration:
+        """Change how many bytes a second a migration may move, 0 for no limit; a running copy follows at once.
+
+        :raises volmig.errors.MigrationEnded: when it has ended.
+        """
+        self._check_open()
+        return self._migrations.limit(migration_id, bandwidth_limit_bytes)
+
+    def rollback_migration(self, migration_id: str, *, discard_changes: bool = False) -> MigrationHandle:
+        """Bring a volume back to the old storage that a successful migration has kept.
+
+        That is a migration of its own: the volume and its old storage are compared, byte for byte, the record is
+        changed, and what the volume leaves is deleted.
+
+        :param discard_changes: do not compare: what was written since is lost.
+        :raises volmig.errors.RollbackImpossible: saying why.
+        """
+        self._check_open()
+        return self._handle(self._migrations.begin_rollback(_rollback(migration_id, discard_changes)))
+
+    def request_rollback(self, migration_id: str, *, discard_changes: bool = False) -> Migration:
+        """Accept a rollback as :meth:`rollback_migration` does, but leave it ``queued`` for :meth:`run_migration`."""
+        self._check_open()
+        return self._migrations.queue_rollback(_rollback(migration_id, discard_changes))
+
+    def kept_storage(self, migration_id: str) -> Sequence[RetiredObject]:
+        """Return the old storage of a migration that still waits for its deletion, with its time as ``delete_after``.
+
+        :raises volmig.errors.MigrationNotFound:
+        """
+        with self._view() as view:
+            view.get_migration(migration_id)
+            return view.list_retired(migration_id=migration_id)
+
+    def retire_migration(self, migration_id: str) -> list[RetiredObject]:
+        """Delete the old storage that a migration has kept, before its time; it cannot be rolled back afterwards.
+
+        :returns: what could not be deleted yet, with the reason as its ``last_error``; it is tried again.
+        :raises volmig.errors.NothingRetained: when none is kept.
+        """
+        self._check_open()
+        return self._migrations.retire(migration_id)
+
+    # --- recovery -----------------------------------------------------------------------------
 
     def take_over_if_abandoned(self, migration: Migration) -> bool:
         """Run a migration in this process if no worker owns it, or its worker's lease has expired; say whether."""
-        return self.is_abandoned(migration) and not self._closed and bool(self._adopt([migration]))
+        return not self._closed and self._migrations.take_over_if_abandoned(migration) is not None
 
     def is_abandoned(self, migration: Migration, *, grace_seconds: float = 0.0) -> bool:
-        """Say whether a migration is unfinished and has no worker.
+        """Say whether a migration is unfinished and has no worker, though it should have one.
 
         :param grace_seconds: how long it must have been so: one that waits for its first worker has none for a moment.
         """
-        if migration.phase.is_final:
-            return False
-        with self._view() as view:
-            now = view.now()
-        since = migration.lease_expires_at if migration.owner else migration.updated_at
-        return since is None or (now - since).total_seconds() >= grace_seconds
+        return self._migrations.is_abandoned(migration, grace_seconds=grace_seconds)
 
     def recover(self) -> list[MigrationHandle]:
-        """Take over all migrations whose worker is gone, delete storage that was left for later, and settle doubts.
+        """Take over all migrations whose worker is gone, end what other requests have left unfinished whose process is
+        gone, delete old storage that is due, and settle doubts.
 
         :returns: the migrations that were taken over; each goes on or is undone in a thread of this process.
         """
         self._check_open()
-        settle_doubts(self._store, self._backends)
-        delete_retired(self._store, self._backends)
-        unfinished = [phase for phase in Phase if not phase.is_final]
-        return self._adopt(self.list_migrations(MigrationQuery(phases=unfinished)))
+        return [self._handle(owned) for owned in self._recovery.recover()]
+
+    def keep_recovering(self, interval_seconds: float | None = None) -> None:
+        """Recover now, and again and again, in a thread of this process, until the engine is closed.
+
+        A service that embeds volmig calls it once after it has started. Repeated calls change nothing.
+
+        :param interval_seconds: pause between two rounds; None for the configured one.
+        """
+        self._check_open()
+        self._recovery.keep(interval_seconds)
+
+    # --- what is out of order -----------------------------------------------------------------
+
+    def examine(
+        self, *, backend: str | None = None, volume: str | None = None, grace_seconds: float = doctor.GRACE_SECONDS
+    ) -> doctor.Report:
+        """Compare what is on record with what is in storage, and return what is out of order. Changes nothing.
+
+        :param backend: only this backend; None for all.
+        :param volume: only this volume; None for all.
+        :param grace_seconds: how old something must be to be thought left over, and not just being made.
+        """
+        self._check_open()
+        volume_id = None if volume is None else self.show_volume(volume).id
+        return doctor.examine(
+            self._store, self._backends, backend=backend, volume_id=volume_id, grace_seconds=grace_seconds
+        )
+
+    def mend(
+        self, findings: Iterable[doctor.Finding], *, grace_seconds: float = doctor.GRACE_SECONDS
+    ) -> list[doctor.Mended]:
+        """Settle those of the findings that can be settled safely; each is looked at again right before.
+
+        What might be the only copy of something is never deleted.
+        """
+        self._check_open()
+        return doctor.mend(
+            self._store, self._backends, findings, actor=self._context.actor, grace_seconds=grace_seconds
+        )
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -406,26 +539,23 @@ class Engine:
             raise errors.EngineClosed
         return self._store.reading()
 
-    def _adopt(self, migrations: Sequence[Migration]) -> list[MigrationHandle]:
-        adopted = []
-        for migration in migrations:
-            try:
-                adopted.append(self.run_migration(migration.id))
-            except errors.LeaseLost:
-                LOG.debug("migration %s is being run by %s", migration.id, migration.owner)
-        return adopted
+    def _handle(self, owned: OwnedMigration) -> MigrationHandle:
+        return MigrationHandle(self, owned.migration.id, owned)
 
     def _request(
         self,
         volume: str,
         host: str,
+        *,
         force_host_copy: bool,
         lock_volume: bool,
         engine: str | None,
         verify: str | None,
         bandwidth_limit_bytes: int | None,
+        source_retention_seconds: int | None,
     ) -> MigrationRequest:
         limit = self._defaults.bandwidth_limit_bytes if bandwidth_limit_bytes is None else bandwidth_limit_bytes
+        kept = self._settings.source_retention_seconds if source_retention_seconds is None else source_retention_seconds
         return MigrationRequest(
             volume_id=self.show_volume(volume).id,
             destination=host,
@@ -434,124 +564,16 @@ class Engine:
             engine=engine or self._defaults.engine,
             verify=verify or self._defaults.verify,
             bandwidth_limit_bytes=limit,
+            source_retention_seconds=kept,
         )
-
-    def _settle(self, volume: Volume, operation: str) -> None:
-        """Make a migration give way to another request: cancel it, or wait for the end of one that is nearly done."""
-        if volume.migration_id is None:
-            return
-        migration = self.show_migration(volume.migration_id)
-        if migration.lock_volume:
-            raise errors.VolumeMigrating(
-                operation=operation, volume=volume.id, migration=migration.id, reason="it has locked the volume"
-            )
-        try:
-            self.cancel_migration(migration.id)
-        except errors.CancelTooLate:
-            LOG.info("migration %s is about to end; %s waits for it", migration.id, operation)
-        try:
-            self.migration(migration.id).wait(self._settings.lease_seconds * 2)
-        except TimeoutError as error:
-            raise errors.VolumeMigrating(
-                operation=operation, volume=volume.id, migration=migration.id, reason="it does not end"
-            ) from error
 
     def _check_open(self) -> None:
         if self._closed:
             raise errors.EngineClosed
 
 
-class MigrationHandle:
-    """Follows one migration, and steers it. Made by :class:`Engine`."""
-
-    def __init__(self, engine: Engine, migration_id: str, owned: OwnedMigration | None) -> None:
-        self.id = migration_id
-        self._engine = engine
-        self._owned = owned
-
-    def status(self) -> Migration:
-        """Return the migration as it is now; live where this process runs it."""
-        if self._owned is not None and not self._owned.is_lost:
-            return self._owned.migration
-        return self._engine.show_migration(self.id)
-
-    def events(self, interval_seconds: float = 0.25) -> Iterator[MigrationEvent]:
-        """Yield the migration at each change, at most once an interval, until its end; the last one is final."""
-        told: Migration | None = None
-        while True:
-            seen = self.status()
-            ended = self._has_ended(seen)
-            if ended:
-                yield MigrationEvent(migration=self.status())
-                return
-            if seen != told:
-                yield MigrationEvent(migration=seen)
-                told = seen
-            began = time.monotonic()
-            if self._owned is None:
-                self._look_after(seen)
-                time.sleep(interval_seconds)
-            elif not self._owned.wait_for_change(seen, None):
-                time.sleep(max(0.0, interval_seconds - (time.monotonic() - began)))
-
-    def wait(self, timeout_seconds: float | None = None) -> Migration:
-        """Wait for the end and return the migration, however it ended.
-
-        :raises TimeoutError: when it does not end in time.
-        :raises volmig.errors.MigrationAbandoned: when its worker, of another process, is gone.
-        :raises volmig.errors.VolmigError: when this process could not bring it to an end, and left it for recovery.
-        """
-        if self._owned is not None:
-            if not self._owned.wait_for_end(timeout_seconds):
-                raise TimeoutError(f"migration {self.id} did not end within {timeout_seconds} seconds")
-            final = self.status()
-            if not final.phase.is_final and self._owned.error is not None:
-                raise self._owned.error
-            return final
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not (migration := self.status()).phase.is_final:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"migration {self.id} did not end within {timeout_seconds} seconds")
-            self._look_after(migration)
-            time.sleep(_POLL_SECONDS)
-        return migration
-
-    def result(self, timeout_seconds: float | None = None) -> Volume:
-        """Wait for the end and return the volume at its destination.
-
-        :raises TimeoutError: when it does not end in time.
-        :raises volmig.errors.MigrationCancelled: when it was cancelled.
-        :raises volmig.errors.VolmigError: what it failed of.
-        """
-        final = self.wait(timeout_seconds)
-        if final.phase is Phase.SUCCESS:
-            return self._engine.show_volume(final.volume_id)
-        if self._owned is not None and self._owned.error is not None:
-            raise self._owned.error
-        if final.phase is Phase.CANCELLED:
-            raise errors.MigrationCancelled(migration=final.id, requested_by=final.cancel_requested_by)
-        raise errors.MigrationFailed(
-            migration=final.id, error_code=final.error_code, reason=final.error_message, hint=final.error_hint
-        )
-
-    def cancel(self) -> Migration:
-        """Ask for it to be undone; see :meth:`Engine.cancel_migration`."""
-        return self._engine.cancel_migration(self.id)
-
-    def _look_after(self, migration: Migration) -> None:
-        """Undo a migration that was cancelled and has no worker, and tell of any other that has none.
-
-        :raises volmig.errors.MigrationAbandoned: when nobody runs it.
-        """
-        if migration.phase.is_final:
-            return
-        if migration.cancel_requested_by:
-            self._engine.take_over_if_abandoned(migration)
-        elif self._engine.is_abandoned(migration, grace_seconds=_ABANDONED_SECONDS):
-            raise errors.MigrationAbandoned(migration=migration.id, reason="the one that did is gone")
-
-    def _has_ended(self, migration: Migration) -> bool:
-        return migration.phase.is_final if self._owned is None else self._owned.ended
+def _rollback(migration_id: str, discard_changes: bool) -> RollbackRequest:
+    return RollbackRequest(migration_id=migration_id, discard_changes=discard_changes)
 
 
 def _open_store(conf: cfg.ConfigOpts) -> Store:

@@ -7,6 +7,7 @@ from volmig.connectors import Connector
 from volmig.drivers.base import Capability
 from volmig.manager.backend import Backend
 from volmig.migration.move import Move
+from volmig.migration.request import host_method
 from volmig.model import Method, Volume
 from volmig.transfer import End
 
@@ -46,4 +47,7 @@ def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
 
 
 def _by_handle(move: Move, backend: Backend) -> bool:
-    return move.migration.method is Method.FILE and backend.can(Capability.FILE_MODE)
+    method = move.migration.method
+    if method is Method.ROLLBACK:
+        method = host_method(move.source, move.destination)
+    return method is Method.FILE and backend.can(Capability.FILE_MODE)

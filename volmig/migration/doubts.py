@@ -39,12 +39,10 @@ def _moved_twice(store: Store) -> list[tuple[Volume, Migration]]:
 
     That worker may only have been paused: when it wakes up, the call that it had begun moves the volume after all.
     """
-    final = [phase for phase in Phase if phase.is_final]
+    taken_over = MigrationQuery(phases=[phase for phase in Phase if phase.is_final], method=Method.DRIVER, min_epoch=2)
     found = []
     with store.reading() as view:
-        for migration in view.list_migrations(MigrationQuery(phases=final)):
-            if migration.method is not Method.DRIVER or migration.epoch < 2:
-                continue
+        for migration in view.list_migrations(taken_over):
             try:
                 volume = view.get_volume(migration.volume_id)
             except errors.VolumeNotFound:

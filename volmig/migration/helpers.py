@@ -8,10 +8,10 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from volmig import errors
+from volmig.manager.processes import boot_id, is_running
 from volmig.model import EntryKind, JournalEntry
 from volmig.transfer import HelperProcess
 
@@ -25,7 +25,7 @@ _PATIENCE_SECONDS = 5.0
 
 def helper_facts(process: HelperProcess, *, host: str) -> dict[str, Any]:
     """Return what the journal says of a program, enough to find it again, and no other, after a crash."""
-    return {"host": host, "boot": _boot_id(), **asdict(process)}
+    return {"host": host, "boot": boot_id(), **asdict(process)}
 
 
 def stop_helpers(entries: Iterable[JournalEntry], *, host: str) -> None:
@@ -38,18 +38,13 @@ def stop_helpers(entries: Iterable[JournalEntry], *, host: str) -> None:
     for entry in entries:
         if entry.kind is not EntryKind.NOTE or entry.subject != HELPER_NOTE:
             continue
-        if (entry.data["host"], entry.data["boot"]) == (host, _boot_id()):
+        if (entry.data["host"], entry.data["boot"]) == (host, boot_id()):
             _stop(int(entry.data["pid"]), int(entry.data["start_time_ticks"]), str(entry.data["program"]))
-
-
-def _boot_id() -> str:
-    """Return the kernel's id of this boot: process ids and start times mean nothing after another."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _stop(pid: int, start_time_ticks: int, program: str) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while _is_running(pid, start_time_ticks):
+    while is_running(pid, start_time_ticks):
         LOG.warning("stopping %s (process %d), which outlived its worker", program, pid)
         try:
             os.killpg(pid, signal.SIGKILL)
@@ -58,14 +53,3 @@ def _stop(pid: int, start_time_ticks: int, program: str) -> None:
         if time.monotonic() > deadline:
             raise errors.InternalError(reason=f"{program} (process {pid}) of a dead worker cannot be stopped")
         time.sleep(0.02)
-
-
-def _is_running(pid: int, start_time_ticks: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    # The name in parentheses may hold anything, so that the fields are counted from its end.
-    fields = stat.rpartition(")")[2].split()
-    state, started = fields[0], int(fields[19])
-    return started == start_time_ticks and state not in "ZX"

@@ -12,10 +12,16 @@ from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.settings import Settings
-from volmig.model import EntryKind, JournalEntry, Migration, Phase, RequestContext, Volume, VolumeStatus
+from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, RequestContext, Volume, VolumeStatus
 from volmig.store import Store
 from volmig.store.base import WriteTransaction
 from volmig.transfer import CopiedData, End
+
+PLACE = ("name_id", "provider_location", "provider_id")
+"""What of a volume's record says where its driver finds it, beside the pool."""
+
+KEPT = "kept_storage"
+"""Subject of the note that says where the old storage is to which a rollback brings the volume back."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +49,8 @@ class Move:
         """What the verification has to know of a copy that this process made."""
         self.source_update: Mapping[str, Any] = {}
         """Changes to the volume's record that moving it back to its source asks for."""
+        self.goes_on = False
+        """Whether the copy goes on in the object that an earlier owner has begun to fill."""
         self.left_running: set[str] = set()
         """Steps of which a driver's call did not end in time, and may take effect yet."""
         with store.reading() as view:
@@ -80,6 +88,8 @@ class Move:
     @property
     def copy_volume(self) -> Volume:
         """The destination's object, as its driver is told of it while it has an id of its own."""
+        if self.migration.method is Method.ROLLBACK:
+            return self.arrived_as({key: self.recorded(KEPT, key) for key in PLACE})
         return replace(
             self._volume,
             id=self.migration.destination_id,
@@ -130,11 +140,28 @@ class Move:
         """Say whether the journal has such an entry."""
         return any(entry.kind is kind and entry.subject == step for entry in self._journal)
 
+    @property
+    def was_filled_before(self) -> bool:
+        """Whether an earlier copy was begun to the destination's present object, when another one begins."""
+        copies = 0
+        for entry in self._journal:
+            if entry.kind is not EntryKind.INTENT:
+                continue
+            if entry.subject == "create_destination" and entry.data.get("id") != self.migration.destination_id:
+                copies = 0
+            elif entry.subject == "copy":
+                copies += 1
+        # The last one is that of the copy which is about to be made.
+        return copies > 1
+
     def was_begun_before(self, step: str) -> bool:
         """Say whether an earlier owner has begun a step that is not undone, so that its effect may be there."""
-        earlier = [entry for entry in self._journal[: self._taken_over_at] if entry.subject == step]
-        kinds = [entry.kind for entry in earlier if entry.kind in (EntryKind.INTENT, EntryKind.UNDONE)]
-        return bool(kinds) and kinds[-1] is EntryKind.INTENT
+        earlier, own = self._journal[: self._taken_over_at], self._journal[self._taken_over_at :]
+        if any(entry.kind is EntryKind.UNDONE and entry.subject == step for entry in own):
+            return False
+        kinds = [entry.kind for entry in earlier if entry.subject == step]
+        begun = [kind for kind in kinds if kind in (EntryKind.INTENT, EntryKind.UNDONE)]
+        return bool(begun) and begun[-1] is EntryKind.INTENT
 
     def is_begun(self, step: str) -> bool:
         """Say whether a step was begun and is not undone."""
@@ -215,6 +242,14 @@ class Move:
         self._volume = recording.volume
         self.owned.record(recording.migration)
 
+    def save_checkpoint(self, data: bytes) -> None:
+        """Record how far the copy is. :raises volmig.errors.LeaseLost: when another owns the migration by now."""
+        self.owned.check()
+        with self.store.writing() as transaction:
+            # The turn may have come too late.
+            self.owned.check()
+            transaction.save_checkpoint(self.migration, data)
+
     def refresh(self) -> None:
         """Read everything again, after a transaction whose end is not known."""
         with self.store.reading() as view:
@@ -228,10 +263,13 @@ class Move:
         self._journal = written + self._unwritten
         self.owned.record(migration)
 
-    def enter(self, recording: Recording, phase: Phase) -> None:
-        """Change the phase, and the volume's migration status with it."""
+    def enter(self, recording: Recording, phase: Phase, reason: str) -> None:
+        """Change the phase, and the volume's migration status with it.
+
+        :param reason: why, for the history.
+        """
         recording.enter(phase)
-        self.note(EntryKind.PHASE, phase.value)
+        self.note(EntryKind.PHASE, phase.value, {"reason": reason})
 
 
 class Recording:
@@ -261,6 +299,17 @@ class Recording:
         if self.volume.migration_status is not phase.public_status:
             self.update_volume(migration_status=phase.public_status)
 
+    def take_fresh_volume(self) -> Volume:
+        """Return the volume as it is now, with what others have changed, and base the changes on that.
+
+        :raises volmig.errors.StoreConflict: when it is not this migration's any more.
+        """
+        current = self.transaction.get_volume(self.volume.id)
+        if current.migration_id != self.migration.id:
+            raise errors.StoreConflict(kind="volume", id=current.id)
+        self.volume = current
+        return current
+
     def update_migration(self, **changes: Any) -> None:
         """Change the migration's record."""
         self._migration_changes.update(changes)
@@ -283,8 +332,5 @@ class Recording:
                 self.volume = self.transaction.update_volume(self.volume, **self._volume_changes)
             except errors.StoreConflict:
                 # Somebody changed what a migration does not care for, such as the metadata.
-                current = self.transaction.get_volume(self.volume.id)
-                if current.migration_id != self.migration.id:
-                    raise
-                self.volume = self.transaction.update_volume(current, **self._volume_changes)
+                self.volume = self.transaction.update_volume(self.take_fresh_volume(), **self._volume_changes)
             self._volume_changes.clear()

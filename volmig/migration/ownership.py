@@ -16,7 +16,7 @@ from typing import Any
 
 from volmig import errors
 from volmig.migration.settings import Settings
-from volmig.model import Migration
+from volmig.model import Migration, Phase
 from volmig.store import Store
 from volmig.transfer import Control, TransferProgress, boottime_seconds
 
@@ -41,6 +41,9 @@ class OwnedMigration:
         self._migration = migration
         self._loss: errors.LeaseLost | None = None
         self._ended = False
+        self._was_let_go = False
+        self._was_told_to_pause = False
+        self._is_to_be_handed_over = False
         self._changed = threading.Condition()
 
     @property
@@ -71,17 +74,49 @@ class OwnedMigration:
         """Whether this process has finished with it."""
         return self._ended
 
+    @property
+    def was_told_to_pause(self) -> bool:
+        """Whether this process has learned of a request to pause, which may be withdrawn since."""
+        return self._was_told_to_pause
+
+    @property
+    def is_to_be_handed_over(self) -> bool:
+        """Whether this process is to let go of it, so that another one can go on with it."""
+        return self._is_to_be_handed_over
+
+    def hand_over(self) -> None:
+        """Ask this process to let go of it as soon as that can be done."""
+        self._is_to_be_handed_over = True
+        self.control.cancel()
+
+    @property
+    def was_let_go(self) -> bool:
+        """Whether this process has finished with it though it goes on later: it is paused, or handed over."""
+        return self._was_let_go
+
     def record(self, migration: Migration) -> None:
         """Take over the state that the store returned; the figures of progress here are newer."""
         with self._changed:
             live = self._migration
-            if not migration.phase.is_final:
+            if not migration.phase.is_final and migration.phase is not Phase.PAUSED:
                 migration = replace(migration, **_progress_of(live))
             self._migration = migration
             self._changed.notify_all()
             if migration.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
                 self.control.limit_bytes = migration.bandwidth_limit_bytes
-        if migration.cancel_requested_by:
+        if migration.pause_requested_by:
+            self._was_told_to_pause = True
+        if migration.cancel_requested_by or migration.pause_requested_by:
+            self.control.cancel()
+
+    def go_on_after_all(self) -> None:
+        """Let a copy be made again by this process, since the request that stopped the last one was withdrawn."""
+        self._was_told_to_pause = False
+        with self._changed:
+            stopped = self.control
+            self.control = Control(limit_bytes=self._migration.bandwidth_limit_bytes)
+            self.control.deadline_seconds = stopped.deadline_seconds
+        if self._loss is not None:
             self.control.cancel()
 
     def report(self, progress: TransferProgress) -> None:
@@ -118,6 +153,7 @@ class OwnedMigration:
         """Note that this process has finished with it."""
         with self._changed:
             self.error = error
+            self._was_let_go = error is None and not self._migration.phase.is_final
             self._ended = True
             self._changed.notify_all()
 
@@ -149,8 +185,8 @@ class LeaseKeeper:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.when_cancelled: Callable[[OwnedMigration], None] = lambda _: None
-        """Called with a migration that somebody wants cancelled, perhaps more than once."""
+        self.when_stopped: Callable[[OwnedMigration], None] = lambda _: None
+        """Called with a migration that somebody wants cancelled or paused, perhaps more than once."""
 
     def keep(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
         """Begin to renew the lease of a migration that was just claimed.
@@ -225,7 +261,8 @@ class LeaseKeeper:
             LOG.exception("renewing the lease of migration %s failed", live.id)
         else:
             owned.renew(self._deadline(started))
-            if current.cancel_requested_by or current.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
+            is_to_stop = bool(current.cancel_requested_by or current.pause_requested_by)
+            if is_to_stop or current.bandwidth_limit_bytes != live.bandwidth_limit_bytes:
                 owned.record(current)
-            if current.cancel_requested_by:
-                self.when_cancelled(owned)
+            if is_to_stop:
+                self.when_stopped(owned)

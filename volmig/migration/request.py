@@ -27,8 +27,11 @@ from volmig.model import (
 )
 from volmig.scheduler import check_destination, check_movable
 from volmig.store import Store
+from volmig.store.base import WriteTransaction
 from volmig.transfer import CopyOptions, End, Verify
 from volmig.transfer.engines.choice import AUTO, load_engine
+
+LONGEST_RETENTION_SECONDS = 10 * 365 * 86400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,7 @@ class MigrationRequest:
     engine: str = "auto"
     verify: str = "digest"
     bandwidth_limit_bytes: int = 0
+    source_retention_seconds: int = 0
 
 
 def accept(
@@ -83,6 +87,7 @@ def accept(
         engine=request.engine,
         verify=request.verify,
         bandwidth_limit_bytes=request.bandwidth_limit_bytes,
+        source_retention_seconds=request.source_retention_seconds,
         bytes_total=volume.size_bytes,
         requested_by=context.actor,
     )
@@ -91,19 +96,13 @@ def accept(
         with store.writing() as transaction:
             current = transaction.get_volume(volume.id)
             check_movable(current)
-            if _place(current) != _place(volume):
+            if place_of(current) != place_of(volume):
                 raise errors.StoreConflict(kind="volume", id=volume.id)
             reservation = Reservation(id=migration.id, host=migration.destination, size_bytes=volume.size_bytes)
             room.reserve(transaction, reservation)
-            transaction.update_volume(
-                current,
-                migration_id=migration.id,
-                migration_status=MigrationStatus.STARTING,
-                status=VolumeStatus.MAINTENANCE if request.lock_volume else current.status,
-                status_reason="",
-            )
+            take_volume(transaction, current, migration)
             recorded = transaction.add_migration(migration)
-            transaction.append_journal(*_acceptance(recorded, reservation, current, identity))
+            transaction.append_journal(*acceptance(recorded, current, identity, reserved_bytes=reservation.size_bytes))
             if owner:
                 return transaction.claim_migration(recorded.id, owner=owner, lease_seconds=lease_seconds)
             return recorded
@@ -111,7 +110,19 @@ def accept(
     return with_room(store, backends, request.destination, volume.size_bytes, record)
 
 
-def _place(volume: Volume) -> tuple[str, str, str | None, int]:
+def take_volume(transaction: WriteTransaction, volume: Volume, migration: Migration) -> None:
+    """Take the volume's lock for a migration."""
+    transaction.update_volume(
+        volume,
+        migration_id=migration.id,
+        migration_status=MigrationStatus.STARTING,
+        status=VolumeStatus.MAINTENANCE if migration.lock_volume else volume.status,
+        status_reason="",
+    )
+
+
+def place_of(volume: Volume) -> tuple[str, str, str | None, int]:
+    """Return what must not change between the checks of a request and its acceptance."""
     return volume.host, volume.backend_id, volume.provider_id, volume.size_bytes
 
 
@@ -127,6 +138,7 @@ def _check_transfer(request: MigrationRequest, method: Method) -> None:
     if request.verify not in list(Verify):
         reason = f"{request.verify!r} is none of {', '.join(Verify)}"
         raise errors.RequestInvalid(what="the verification", reason=reason)
+    check_retention(request.source_retention_seconds)
     limit = request.bandwidth_limit_bytes
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit < 2**63:
         reason = f"{limit!r} is not a whole number of bytes a second; 0 means no limit"
@@ -141,8 +153,15 @@ def _check_transfer(request: MigrationRequest, method: Method) -> None:
         raise errors.UnsupportedTransfer(engine=request.engine, reason=refusal)
 
 
-def _acceptance(
-    migration: Migration, reservation: Reservation, volume: Volume, identity: str | None
+def check_retention(seconds: object) -> None:
+    """Refuse what is no time for which old storage can be kept. :raises volmig.errors.RequestInvalid:"""
+    if isinstance(seconds, bool) or not isinstance(seconds, int) or not 0 <= seconds <= LONGEST_RETENTION_SECONDS:
+        reason = f"{seconds!r} is not a whole number of seconds up to {LONGEST_RETENTION_SECONDS}"
+        raise errors.RequestInvalid(what="the time for which the old storage is kept", reason=reason)
+
+
+def acceptance(
+    migration: Migration, volume: Volume, identity: str | None, *, reserved_bytes: int
 ) -> Iterator[JournalEntry]:
     """Yield the first entries of the journal: the request, and the state in which it found the volume."""
     yield JournalEntry(
@@ -150,7 +169,12 @@ def _acceptance(
         kind=EntryKind.PHASE,
         subject=Phase.QUEUED.value,
         actor=migration.requested_by,
-        data={"volume": volume.id, "source": migration.source, "destination": migration.destination},
+        data={
+            "reason": f"{migration.requested_by} asked for it",
+            "volume": volume.id,
+            "source": migration.source,
+            "destination": migration.destination,
+        },
     )
     yield JournalEntry(
         migration_id=migration.id,
@@ -158,7 +182,7 @@ def _acceptance(
         subject="reserve",
         actor=migration.requested_by,
         data={
-            "reserved_bytes": reservation.size_bytes,
+            "reserved_bytes": reserved_bytes,
             "volume_status": volume.status.value,
             "name_id": volume.name_id,
             "provider_location": volume.provider_location,

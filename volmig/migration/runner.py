@@ -6,25 +6,44 @@ is to be done next follows from the journal alone, so that another process can g
 
 from __future__ import annotations
 
+import enum
 import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from volmig import errors
 from volmig.manager.backends import Backends
+from volmig.manager.processes import ProcessIdentity
+from volmig.migration.connect import disconnect
+from volmig.migration.endings import end_at_source, let_go, stop_in_doubt, succeed
 from volmig.migration.helpers import stop_helpers
 from volmig.migration.move import Move, Recording
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.request import host_method
 from volmig.migration.settings import Settings
-from volmig.migration.steps import CannotGoBack, Copy, CreateDestination, Declined, DriverMove, Step, steps_for
-from volmig.model import EntryKind, Method, Migration, Phase, VolumeStatus
+from volmig.migration.steps import (
+    CannotGoBack,
+    Copy,
+    CreateDestination,
+    Declined,
+    Disconnect,
+    DriverMove,
+    Step,
+    VerifyCopy,
+    steps_for,
+)
+from volmig.migration.steps.data import load_checkpoint
+from volmig.migration.takeover import WORKER, others_are_gone, worker_facts
+from volmig.model import EntryKind, Method, Migration, Phase
 from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 StepsFor = Callable[[Method], Sequence[Step]]
 
@@ -32,6 +51,7 @@ StepsFor = Callable[[Method], Sequence[Step]]
 class MigrationRunner:
     """Runs one migration that this process owns, to its end.
 
+    :param process: the process that runs it; None for this one.
     :param steps_for: gives the steps of a method; tests put failing ones in their place.
     """
 
@@ -42,17 +62,20 @@ class MigrationRunner:
         settings: Settings,
         owned: OwnedMigration,
         *,
+        process: ProcessIdentity | None = None,
         steps_for: StepsFor = steps_for,
     ) -> None:
         self._settings = settings
         self._owned = owned
         self._steps_for = steps_for
+        self._process = process or ProcessIdentity.own(backends.host)
         self._move = Move(store, backends, settings, owned)
         self._must_go_forward = False
         self._left_behind: errors.VolmigError | None = None
+        self._storage_hangs = False
 
     def run(self) -> None:
-        """Bring the migration to a final phase.
+        """Bring the migration to a final phase, or let go of it when somebody wants it paused or handed over.
 
         Afterwards ``owned.migration`` is its final state, and ``owned.error`` what ended it unless it succeeded. When
         the lease was lost, or the store cannot be reached, it is left as it is for the next owner.
@@ -71,25 +94,116 @@ class MigrationRunner:
             self._owned.end(error)
 
     def _run(self) -> errors.VolmigError | None:
-        stop_helpers(self._move.entries(), host=self._move.backends.host)
+        move = self._move
+        journal = move.entries()
+        stop_helpers(journal, host=move.backends.host)
+        # Written with whatever this worker records first, and so before it does anything.
+        facts = worker_facts(self._process, owner=move.migration.owner, journal=journal)
+        move.note(EntryKind.NOTE, WORKER, facts)
         phase = self._owned.migration.phase
         if phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
             return self._persistently(lambda: self._back(self._interruption(), phase))
         # A request to cancel is refused from this phase on; so one that is on record has been found impossible.
         self._must_go_forward = phase is Phase.COMPLETING and bool(self._owned.migration.cancel_requested_by)
-        try:
-            if self._is_copy_of_another():
+        while True:
+            try:
+                self._take_up_copy()
+                self._forward()
+                succeed(move)
+            except errors.LeaseLost:
+                raise
+            except errors.LocationDoubtful as doubt:
+                return self._persistently(partial(self._stop_in_doubt, doubt))
+            except (_PauseWanted, errors.TransferCancelled) as stop:
+                after = self._persistently(partial(self._stop, stop))
+                if after is _After.GO_ON:
+                    continue
+                return self._persistently(partial(self._turn_back, stop)) if after is _After.TURN_BACK else None
+            except Exception as error:  # noqa: BLE001
+                # Whatever it was, it is taken back, and told to whoever waits for the migration.
+                return self._persistently(partial(self._turn_back, error))
+            return None
+
+    # --- what an earlier owner has left -------------------------------------------------------
+
+    def _take_up_copy(self) -> None:
+        """Decide what becomes of the object that an earlier owner was to make, or was copying to."""
+        move = self._move
+        made_as = move.intended(CreateDestination.name, "id")
+        if made_as != move.migration.destination_id or move.is_done(VerifyCopy.name):
+            return
+        move.goes_on = self._may_go_on_with_copy()
+        if not move.is_done(Copy.name):
+            if not move.goes_on:
                 self._begin_copy_afresh()
-            self._forward()
-            self._finish()
-        except errors.LeaseLost:
-            raise
-        except errors.LocationDoubtful as doubt:
-            return self._persistently(partial(self._stop_in_doubt, doubt))
-        except Exception as error:  # noqa: BLE001
-            # Whatever it was, it is taken back, and told to whoever waits for the migration.
-            return self._persistently(partial(self._turn_back, error))
-        return None
+        elif move.goes_on and load_checkpoint(move) is not None:
+            # The digests of what was read after it are gone, and with them the proof that needs no second reading.
+            move.note(EntryKind.UNDONE, Copy.name, {"reason": "it is made once more from its last checkpoint on"})
+
+    def _may_go_on_with_copy(self) -> bool:
+        move = self._move
+        if self._storage_hangs or not others_are_gone(
+            move.entries(),
+            destination_id=move.migration.destination_id,
+            epoch=move.migration.epoch,
+            host=move.backends.host,
+        ):
+            return False
+        if not move.is_done(CreateDestination.name):
+            return True
+        try:
+            present = move.destination.identify_object(move.copy_volume)
+        except errors.VolumeObjectMissing:
+            return False
+        made: str | None = move.recorded(CreateDestination.name, "identity")
+        return present == made
+
+    def _begin_copy_afresh(self) -> None:
+        """Give up the object that an earlier owner was making or copying to, and use a new one under a new id.
+
+        The earlier owner may only have been paused, and have a write under way: it must not reach what will be the
+        volume. Nor must the end of a creation that takes back what it finds to be made too late.
+        """
+        move = self._move
+        for step in reversed(self._steps_begun()):
+            self._undo_step(step)
+        with move.recording() as recording:
+            recording.transaction.remove_checkpoint(move.migration.id)
+            recording.update_migration(destination_id=str(uuid.uuid4()))
+
+    # --- stopping for a while -----------------------------------------------------------------
+
+    def _stop(self, stop: _PauseWanted | errors.TransferCancelled) -> _After:
+        """Let go of the migration if it is to be paused, and say what is to be done next."""
+        move = self._move
+        move.refresh()
+        self._owned.check()
+        self._storage_hangs = self._storage_hangs or getattr(stop, "storage_hangs", False)
+        if move.migration.phase.is_final:
+            return _After.NOTHING
+        if self._is_past_return or move.migration.cancel_requested_by:
+            return _After.TURN_BACK
+        if move.migration.pause_requested_by or self._owned.is_to_be_handed_over:
+            return self._let_go()
+        if not self._owned.was_told_to_pause:
+            return _After.TURN_BACK
+        return self._go_on_after_all()
+
+    def _let_go(self) -> _After:
+        move = self._move
+        error = self._try_repeatedly("disconnect", lambda: disconnect(move))
+        if error is not None:
+            LOG.warning("migration %s: it is connected again all the same when it goes on", move.migration.id)
+        # What is proved now may be something else when it goes on.
+        undone = tuple(name for name in (VerifyCopy.name, Disconnect.name) if move.is_done(name))
+        if let_go(move, hands_over=self._owned.is_to_be_handed_over, is_clean=not self._storage_hangs, undone=undone):
+            return _After.NOTHING
+        return _After.TURN_BACK if move.migration.cancel_requested_by else self._go_on_after_all()
+
+    def _go_on_after_all(self) -> _After:
+        """Go on here: the request to pause was withdrawn before this worker had let go."""
+        self._owned.go_on_after_all()
+        return _After.GO_ON
 
     # --- forward ------------------------------------------------------------------------------
 
@@ -108,24 +222,6 @@ class MigrationRunner:
             else:
                 return
 
-    def _is_copy_of_another(self) -> bool:
-        """Say whether an earlier owner was to make the copy's object, under the present id, and has not filled it."""
-        move = self._move
-        made_as = move.intended(CreateDestination.name, "id")
-        return made_as == move.migration.destination_id and not move.is_done(Copy.name)
-
-    def _begin_copy_afresh(self) -> None:
-        """Give up the object that an earlier owner was making or copying to, and use a new one under a new id.
-
-        The earlier owner may only have been paused, and have a write under way: it must not reach what will be the
-        volume. Nor must the end of a creation that takes back what it finds to be made too late.
-        """
-        move = self._move
-        for step in reversed(self._steps_begun()):
-            self._undo_step(step)
-        with move.recording() as recording:
-            recording.update_migration(destination_id=str(uuid.uuid4()))
-
     def _steps_left(self, steps: Sequence[Step]) -> list[Step]:
         left: set[str] = set()
         for step in reversed(steps):
@@ -141,8 +237,8 @@ class MigrationRunner:
             self._enter_phase_of(step, recording)
             move.note(EntryKind.INTENT, step.name, intent)
             recording.write()
-            if recording.migration.cancel_requested_by and not self._is_past_return:
-                raise _cancellation(recording.migration)
+            if not self._is_past_return:
+                _heed_requests(recording.migration)
         if move.committed:
             self._run_after_commit(step)
             return
@@ -158,11 +254,12 @@ class MigrationRunner:
     def _enter_phase_of(self, step: Step, recording: Recording) -> None:
         """Go forward to the phase of *step*; never back, as when the host begins after a driver has declined."""
         if recording.phase is Phase.QUEUED:
-            self._move.enter(recording, Phase.STARTING)
-            recording.update_migration(started_at=recording.transaction.now())
+            self._move.enter(recording, Phase.STARTING, f"{self._move.migration.owner} takes it")
+            if recording.migration.started_at is None:
+                recording.update_migration(started_at=recording.transaction.now())
         forward = (Phase.STARTING, Phase.MIGRATING, Phase.COMPLETING)
         if forward.index(step.phase) > forward.index(recording.phase):
-            self._move.enter(recording, step.phase)
+            self._move.enter(recording, step.phase, f"step {step.name} begins")
 
     @property
     def _is_past_return(self) -> bool:
@@ -170,8 +267,15 @@ class MigrationRunner:
 
     def _check_may_go_on(self) -> None:
         self._owned.check()
-        if self._owned.control.cancelled and not self._is_past_return:
-            raise _cancellation(self._move.migration)
+        if self._is_past_return:
+            return
+        _heed_requests(self._move.migration)
+        if self._owned.is_to_be_handed_over and not self._move.is_begun(DriverMove.name):
+            raise _PauseWanted
+        if self._owned.control.cancelled and not self._owned.is_to_be_handed_over:
+            if not self._owned.was_told_to_pause:
+                raise _cancellation(self._move.migration)
+            self._owned.go_on_after_all()
 
     def _run_after_commit(self, step: Step) -> None:
         """Run a step that only clears up; when it keeps failing, what it leaves is on record and is not forgotten."""
@@ -183,7 +287,7 @@ class MigrationRunner:
                 move.note(EntryKind.DONE, step.name, outcome)
                 step.commit(move, recording)
 
-        error = self._try_repeatedly(step, attempt)
+        error = self._try_repeatedly(step.name, attempt)
         if error is not None:
             LOG.warning("migration %s: %s is left for later: %s", move.migration.id, step.name, error)
             move.note(EntryKind.FAILED, step.name, error.as_dict())
@@ -194,25 +298,6 @@ class MigrationRunner:
         with move.recording() as recording:
             move.note(EntryKind.UNDONE, DriverMove.name, {"reason": reason, "method": method.value})
             recording.update_migration(method=method)
-
-    def _finish(self) -> None:
-        move = self._move
-        with move.recording() as recording:
-            move.enter(recording, Phase.SUCCESS)
-            recording.update_migration(
-                finished_at=recording.transaction.now(),
-                stage="",
-                bytes_done=move.volume.size_bytes,
-                bytes_total=move.volume.size_bytes,
-                eta_seconds=None,
-                owner="",
-            )
-            recording.update_volume(status=self._restored_status(), migration_id=None, status_reason="")
-        LOG.info("migration %s: volume %s is now in %s", move.migration.id, move.volume.id, move.volume.host)
-
-    def _restored_status(self) -> VolumeStatus:
-        status = self._move.volume.status
-        return self._move.original_status if status is VolumeStatus.MAINTENANCE else status
 
     # --- back ---------------------------------------------------------------------------------
 
@@ -226,7 +311,7 @@ class MigrationRunner:
         if self._is_past_return:
             LOG.warning("migration %s: the commit point is passed, going forward after: %s", move.migration.id, error)
             self._forward()
-            self._finish()
+            succeed(move)
             return None
         if isinstance(error, errors.TransferCancelled):
             error = _cancellation(self._move.migration)
@@ -242,7 +327,7 @@ class MigrationRunner:
         with move.recording() as recording:
             if recording.phase is not phase:
                 move.note(EntryKind.FAILED, self._step_under_way(), reason.as_dict())
-                move.enter(recording, phase)
+                move.enter(recording, phase, reason.message)
                 recording.update_migration(
                     error_code=reason.code, error_message=reason.message, error_hint=reason.hint, stage=""
                 )
@@ -255,28 +340,10 @@ class MigrationRunner:
             return None
         except errors.LocationDoubtful as doubt:
             return self._stop_in_doubt(doubt)
-        return self._end_at_source(reason, phase)
+        return end_at_source(move, reason, phase, self._left_behind)
 
-    def _end_at_source(self, reason: errors.VolmigError, phase: Phase) -> errors.VolmigError:
-        move = self._move
-        final = Phase.CANCELLED if phase is Phase.CANCELLING else Phase.ERROR
-        with move.recording() as recording:
-            message = recording.migration.error_message
-            if final is Phase.CANCELLED and self._left_behind is not None:
-                # Cancelled would mean that nothing of it is left.
-                final, reason = Phase.ERROR, self._left_behind
-                message = reason.message
-                recording.update_migration(error_code=reason.code, error_message=message, error_hint=reason.hint)
-            move.enter(recording, final)
-            recording.transaction.release(move.migration.id)
-            recording.update_migration(finished_at=recording.transaction.now(), eta_seconds=None, owner="")
-            recording.update_volume(
-                status=self._restored_status(),
-                status_reason="" if final is Phase.CANCELLED else message,
-                migration_id=None,
-                **move.source_update,
-            )
-        return reason
+    def _stop_in_doubt(self, doubt: errors.LocationDoubtful) -> errors.VolmigError:
+        return stop_in_doubt(self._move, doubt, self._step_under_way())
 
     def _steps_begun(self) -> list[Step]:
         """Return the steps whose effects may be there, whatever method they belong to."""
@@ -291,7 +358,7 @@ class MigrationRunner:
 
     def _undo_step(self, step: Step) -> None:
         move = self._move
-        error = self._try_repeatedly(step, lambda: step.undo(move))
+        error = self._try_repeatedly(step.name, lambda: step.undo(move))
         with move.recording() as recording:
             if error is None:
                 step.after_undo(move, recording)
@@ -324,34 +391,14 @@ class MigrationRunner:
         self._must_go_forward = True
         with move.recording() as recording:
             move.note(EntryKind.DONE, DriverMove.name, {**forward.outcome, "reason": "it cannot be moved back"})
-            move.enter(recording, Phase.COMPLETING)
+            move.enter(recording, Phase.COMPLETING, "the volume has arrived, and cannot be moved back")
             recording.update_migration(error_code="", error_message="", error_hint="")
         self._forward()
-        self._finish()
-
-    def _stop_in_doubt(self, doubt: errors.LocationDoubtful) -> errors.VolmigError:
-        """End with the volume in ``error``: nothing is deleted, and both places are named."""
-        move = self._move
-        LOG.error("migration %s: %s", move.migration.id, doubt)
-        with move.recording() as recording:
-            if recording.phase not in (Phase.CANCELLING, Phase.ROLLING_BACK):
-                move.enter(recording, Phase.ROLLING_BACK)
-            move.note(EntryKind.FAILED, self._step_under_way(), doubt.as_dict())
-            move.enter(recording, Phase.ERROR)
-            recording.transaction.release(move.migration.id)
-            recording.update_migration(
-                error_code=doubt.code,
-                error_message=doubt.message,
-                error_hint=doubt.hint,
-                finished_at=recording.transaction.now(),
-                owner="",
-            )
-            recording.update_volume(status=VolumeStatus.ERROR, status_reason=doubt.message, migration_id=None)
-        return doubt
+        succeed(move)
 
     # --- common -------------------------------------------------------------------------------
 
-    def _persistently(self, end: Callable[[], errors.VolmigError | None]) -> errors.VolmigError | None:
+    def _persistently(self, end: Callable[[], T]) -> T | None:
         """Bring the migration to its end, beginning again when the way there fails, as when the store is busy.
 
         What was done already is in the journal and is not done twice.
@@ -373,7 +420,7 @@ class MigrationRunner:
                 return None
         return None
 
-    def _try_repeatedly(self, step: Step, attempt: Callable[[], None]) -> errors.VolmigError | None:
+    def _try_repeatedly(self, name: str, attempt: Callable[[], None]) -> errors.VolmigError | None:
         """Call *attempt* until it succeeds or its attempts are used up; return the last error, if any."""
         delay = self._settings.cleanup_delay_seconds
         last: errors.VolmigError | None = None
@@ -389,9 +436,7 @@ class MigrationRunner:
             except Exception as error:  # noqa: BLE001
                 # Clearing up goes on with what is left; the error is recorded by the caller.
                 last = as_volmig_error(error)
-                LOG.warning(
-                    "migration %s: %s failed, attempt %d: %s", self._move.migration.id, step.name, number + 1, last
-                )
+                LOG.warning("migration %s: %s failed, attempt %d: %s", self._move.migration.id, name, number + 1, last)
             else:
                 return None
         return last
@@ -416,6 +461,26 @@ class MigrationRunner:
                 releases.pop()()
             except Exception:
                 LOG.exception("migration %s: letting go of a volume failed", self._owned.migration.id)
+
+
+class _PauseWanted(Exception):
+    """Somebody wants the migration paused, or left to another worker."""
+
+
+class _After(enum.Enum):
+    """What is to be done after a stop."""
+
+    NOTHING = enum.auto()
+    GO_ON = enum.auto()
+    TURN_BACK = enum.auto()
+
+
+def _heed_requests(migration: Migration) -> None:
+    """Raise what ends the work when somebody wants that."""
+    if migration.cancel_requested_by:
+        raise _cancellation(migration)
+    if migration.pause_requested_by:
+        raise _PauseWanted
 
 
 def _cancellation(migration: Migration) -> errors.MigrationCancelled:

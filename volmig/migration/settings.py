@@ -18,6 +18,8 @@ class Settings:
     cleanup_delay_seconds: float
     chunk_bytes: int
     check_image_headers: bool = True
+    source_retention_seconds: int = 0
+    recovery_interval_seconds: float = 60.0
 
     @classmethod
     def from_conf(cls, conf: cfg.ConfigOpts) -> Settings:
@@ -30,4 +32,6 @@ class Settings:
             cleanup_delay_seconds=conf.migration.cleanup_delay_seconds,
             chunk_bytes=conf.transfer.chunk_bytes,
             check_image_headers=conf.transfer.check_image_headers,
+            source_retention_seconds=conf.migration.source_retention_seconds,
+            recovery_interval_seconds=conf.migration.recovery_interval_seconds,
         )

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from volmig import errors
 from volmig.manager.backends import Backends
+from volmig.manager.processes import ProcessIdentity
 from volmig.migration.ownership import LeaseKeeper, OwnedMigration
 from volmig.migration.runner import MigrationRunner
 from volmig.migration.settings import Settings
@@ -22,7 +23,10 @@ LOG = logging.getLogger(__name__)
 class WorkerPool:
     """Runs migrations that this process owns, a limited number at once and the others in order of their coming."""
 
-    def __init__(self, store: Store, backends: Backends, settings: Settings, leases: LeaseKeeper) -> None:
+    def __init__(
+        self, store: Store, backends: Backends, settings: Settings, leases: LeaseKeeper, *, process: ProcessIdentity
+    ) -> None:
+        self._process = process
         self._store = store
         self._backends = backends
         self._settings = settings
@@ -34,7 +38,7 @@ class WorkerPool:
         self._closed = False
         self._admissions = 0
         self._admitted = threading.Condition(self._lock)
-        leases.when_cancelled = self.hurry
+        leases.when_stopped = self.hurry
 
     @contextmanager
     def admission(self) -> Iterator[None]:
@@ -67,29 +71,21 @@ class WorkerPool:
         return owned
 
     def hurry(self, owned: OwnedMigration) -> None:
-        """Run a migration out of turn, if it still waits: undoing one that has not begun takes no time."""
+        """Run a migration out of turn, if it still waits: undoing or pausing one that has not begun takes no time."""
         with self._lock:
             if owned in self._waiting:
                 self._waiting.remove(owned)
                 self._spawn(lambda: self._run(owned))
 
-    def cancel_all(self) -> None:
-        """Ask for all migrations that run here to be undone, as far as they can be."""
-        for owned in self._leases.all():
-            try:
-                with self._store.writing() as transaction:
-                    current = transaction.request_cancel(owned.migration.id, requested_by=self._leases.owner)
-            except errors.VolmigError as error:
-                LOG.info("migration %s is not cancelled: %s", owned.migration.id, error)
-            else:
-                owned.record(current)
-                self.hurry(owned)
-
-    def close(self) -> None:
-        """Take no more, and wait for those that were taken."""
+    def shut(self) -> None:
+        """Take no more."""
         with self._lock:
             self._closed = True
             self._admitted.wait_for(lambda: not self._admissions)
+
+    def join(self) -> None:
+        """Wait for those that were taken."""
+        with self._lock:
             threads = list(self._threads)
         for thread in threads:
             thread.join()
@@ -118,7 +114,7 @@ class WorkerPool:
 
     def _run(self, owned: OwnedMigration) -> None:
         try:
-            runner = MigrationRunner(self._store, self._backends, self._settings, owned)
+            runner = MigrationRunner(self._store, self._backends, self._settings, owned, process=self._process)
         except errors.VolumeNotFound as gone:
             LOG.warning("migration %s is ended: %s", owned.migration.id, gone)
             self._end_without_volume(owned, gone)

@@ -1,0 +1,98 @@
+"""Ending, by itself, what processes have left unfinished that are gone."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from volmig import errors
+from volmig.manager.backends import Backends
+from volmig.manager.volumes import VolumeManager
+from volmig.migration.doubts import settle_doubts
+from volmig.migration.manager import MigrationManager
+from volmig.migration.ownership import OwnedMigration
+from volmig.migration.retire import delete_retired
+from volmig.migration.settings import Settings
+from volmig.store import Store
+
+LOG = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 10.0
+"""How long a migration must have been without a worker that was accepted, and may be waiting for its first one."""
+
+_CLOSING_SECONDS = 5.0
+"""How long a round that hangs in a driver is waited for."""
+
+
+class Recovery:
+    """Takes over migrations whose worker is gone, and does what is due. It may be killed itself at any time."""
+
+    def __init__(
+        self,
+        store: Store,
+        backends: Backends,
+        settings: Settings,
+        migrations: MigrationManager,
+        volumes: VolumeManager,
+    ) -> None:
+        self._store = store
+        self._backends = backends
+        self._settings = settings
+        self._migrations = migrations
+        self._volumes = volumes
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def recover(self) -> list[OwnedMigration]:
+        """Do one round, and return the migrations that were taken over; they are run by threads of their own."""
+        taken = self._migrations.take_over_all()
+        self._clear_up()
+        return taken
+
+    def keep(self, interval_seconds: float | None = None) -> None:
+        """Do rounds until :meth:`close`, the first one now. Succeeds without change when that is being done.
+
+        :param interval_seconds: pause between two of them; None for the configured one.
+        """
+        interval = self._settings.recovery_interval_seconds if interval_seconds is None else interval_seconds
+        with self._lock:
+            if self._threads:
+                return
+            # Two threads: clearing up waits for storage, which may hang, and no migration is to wait for that.
+            for name, work in (("takeover", self._take_over), ("clearing", self._clear_up)):
+                thread = threading.Thread(
+                    target=self._repeat, args=(work, interval), name=f"volmig-{name}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+
+    def close(self) -> None:
+        """Begin no more rounds, and wait a little for one that is being done."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(_CLOSING_SECONDS)
+
+    def _take_over(self) -> None:
+        for owned in self._migrations.take_over_all(grace_seconds=_GRACE_SECONDS):
+            LOG.warning("migration %s had no worker and goes on here", owned.migration.id)
+
+    def _clear_up(self) -> None:
+        self._volumes.recover()
+        settle_doubts(self._store, self._backends)
+        delete_retired(self._store, self._backends)
+
+    def _repeat(self, work: Callable[[], None], interval_seconds: float) -> None:
+        while True:
+            try:
+                work()
+            except errors.EngineClosed:
+                return
+            except Exception:
+                if self._stop.is_set():
+                    return
+                # The next round may succeed, when the store or the storage is back.
+                LOG.exception("a round of recovery failed; the next one is in %g seconds", interval_seconds)
+            if self._stop.wait(interval_seconds):
+                return
