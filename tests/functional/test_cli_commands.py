@@ -158,6 +158,17 @@ REFUSALS = (
     (["migration", "show", "nosuch"], 2, "migration-not-found"),
     (["migration", "watch", "nosuch"], 2, "migration-not-found"),
     (["migration", "cancel", "nosuch"], 2, "migration-not-found"),
+    (["migration", "pause", "nosuch"], 2, "migration-not-found"),
+    (["migration", "resume", "nosuch"], 2, "migration-not-found"),
+    (["migration", "limit", "nosuch", "1MiB"], 2, "migration-not-found"),
+    (["migration", "limit", "nosuch", "50"], 2, "size-invalid"),
+    (["migration", "rollback", "nosuch"], 2, "migration-not-found"),
+    (["migration", "retire", "nosuch"], 2, "migration-not-found"),
+    (["volume", "migrate", "web", "here@alpha#alpha", "--retain", "1w"], 2, "request-invalid"),
+    (["volume", "set", "web"], 2, "request-invalid"),
+    (["volume", "set", "nosuch", "--name", "x"], 2, "volume-not-found"),
+    (["volume", "snapshot", "create", "web"], 2, "unsupported-operation"),
+    (["volume", "snapshot", "delete", "web", "nosuch"], 2, "unsupported-operation"),
     (["backend", "show", "nosuch"], 2, "backend-not-found"),
     (["volume", "frobnicate"], 2, "unknown-command"),
 )
@@ -175,6 +186,16 @@ def test_refusals_are_two_lines_and_a_status(cli: Cli, words: list[str], status:
     assert said[1].startswith("hint: ")
     assert len(said) == 2
     assert cli.json("volume", "list", "--long") == before
+
+
+def test_a_type_that_the_driver_cannot_give_in_place_is_refused(cli: Cli) -> None:
+    before = cli.json("volume", "show", "web")
+    assert "[unsupported-operation]" in cli("volume", "retype", "web", "fast", check=2).stderr
+    after = cli.json("volume", "show", "web")
+    # The driver was asked, with the request on record meanwhile.
+    assert {name: after[name] for name in before if name not in ("version", "updated_at")} == {
+        name: before[name] for name in before if name not in ("version", "updated_at")
+    }
 
 
 def test_a_mistake_in_the_arguments_shows_the_usage(cli: Cli) -> None:

@@ -146,11 +146,12 @@ class VolmigApp(App):
         typed = " ".join(words)
         if not words:
             said = report.lines(f"There is no global option {argv[0]!r}.", "unknown-option", "See `volmig --help`.")
-        elif group := [name for name in known if name.split()[0] == words[0] and len(words) == 1]:
+        elif group := [name for name in known if name.split()[: len(words)] == words]:
             hint = f"The commands for it: {', '.join(group)}."
             said = report.lines(f"{typed!r} alone is not a command.", "unknown-command", hint)
         else:
-            near = difflib.get_close_matches(" ".join(words[:2]), known, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(" ".join(words[:3]), known, n=3, cutoff=0.8)
+            near = near or difflib.get_close_matches(" ".join(words[:2]), known, n=3, cutoff=0.5)
             near = near or [name for name in known if name.split()[0] == words[0]]
             near = near or difflib.get_close_matches(words[0], known, n=3, cutoff=0.5)
             hint = f"Did you mean: {', '.join(near)}?" if near else "`volmig --help` lists the commands."
@@ -187,11 +188,20 @@ class VolmigApp(App):
         before = root.level
         root.addHandler(handler)
         root.setLevel(level)
+        self._handler = handler
         try:
             yield
         finally:
             root.removeHandler(handler)
             root.setLevel(before)
+
+    def log_for_service(self) -> None:
+        """Let a command that stays write what happens, with the time; with ``-q`` errors only."""
+        if self.options.verbose_level:
+            level = min(self._handler.level, logging.INFO)
+            self._handler.setLevel(level)
+            logging.getLogger().setLevel(level)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

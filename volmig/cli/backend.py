@@ -21,6 +21,7 @@ _BACKEND_COLUMNS = (
     "volume_backend_name",
     "capabilities",
     "pools",
+    "calls_hanging",
 )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from volmig import errors
+from volmig.model import Phase
 
 if TYPE_CHECKING:
     from volmig.engine import Engine
@@ -63,22 +64,23 @@ def _spawn(arguments: Sequence[str], log: Path) -> int:
 
 
 def await_claim(
-    engine: Engine, migration_id: str, pid: int, log: Path, *, timeout_seconds: float = CLAIM_TIMEOUT_SECONDS
+    engine: Engine, queued: Migration, pid: int, log: Path, *, timeout_seconds: float = CLAIM_TIMEOUT_SECONDS
 ) -> Migration:
-    """Return the migration as soon as a worker has taken it, or as it is after the timeout.
+    """Return a migration as soon as a worker has taken it, or somebody has paused it, or as it is after the timeout.
 
+    :param queued: the migration before the worker was started.
     :raises volmig.errors.WorkerFailed: when the worker ended without having taken it.
     """
     give_up_at = time.monotonic() + timeout_seconds
     while True:
         # In this order: a worker that has taken it and ended since must not count as failed.
         ended, status = os.waitpid(pid, os.WNOHANG)
-        migration = engine.show_migration(migration_id)
-        if migration.epoch > 0 or migration.phase.is_final:
+        migration = engine.show_migration(queued.id)
+        if migration.epoch > queued.epoch or migration.phase.is_final or migration.phase is Phase.PAUSED:
             return migration
         if ended:
             raise errors.WorkerFailed(
-                migration=migration_id,
+                migration=queued.id,
                 reason=f"it ended with status {os.waitstatus_to_exitcode(status)}: {_last_line(log)}",
                 log=log,
             )

@@ -33,8 +33,11 @@ MIGRATION_COLUMNS = (
     "force_host_copy",
     "lock_volume",
     "bandwidth_limit_bytes",
+    "source_retention_seconds",
+    "rolls_back",
     "requested_by",
     "cancel_requested_by",
+    "pause_requested_by",
     "destination_id",
     "owner",
     "epoch",
@@ -49,9 +52,9 @@ MIGRATION_COLUMNS = (
 def migration_value(migration: Migration, column: str, *, now: datetime | None = None) -> Any:
     """Return what stands in a column for *migration*.
 
-    ``worker`` is ``running``, ``none`` as long as nobody has taken the migration, ``gone since …`` with the time at
-    which the lease ran out, or nothing when the migration has ended. Once it is gone, rate and remaining time are
-    unknown: what is recorded is from before.
+    ``worker`` is ``running``, ``none`` as long as nobody has taken the migration and while it is paused, ``gone since
+    …`` with the time at which the lease ran out, or nothing when the migration has ended. Once it is gone, rate and
+    remaining time are unknown: what is recorded is from before.
     """
     gone = is_abandoned(migration, now=now)
     if column == "worker":

@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from volmig import errors
-from volmig.cli import background
 from volmig.cli.base import ShowCommand
-from volmig.cli.columns import MIGRATION_COLUMNS, migration_value
-from volmig.cli.following import run_to_end
+from volmig.cli.durations import parse_duration
 from volmig.cli.interrupts import Interrupts
-from volmig.cli.progress import progress_for
-from volmig.cli.sizes import parse_rate
+from volmig.cli.running import MigrationRunning
+from volmig.cli.sizes import parse_limit
 
 if TYPE_CHECKING:
     from volmig.conf import Configuration
@@ -22,14 +19,13 @@ if TYPE_CHECKING:
 VERIFY_CHOICES = ("none", "digest", "compare")
 
 
-class VolumeMigrate(ShowCommand):
+class VolumeMigrate(MigrationRunning, ShowCommand):
     """Move a volume to another pool.
 
     Without --wait the request is checked and recorded, a background process takes it, and the command returns.
-    With --wait the volume is moved by the command itself, which ends with the migration; Ctrl-C cancels it.
+    With --wait the volume is moved by the command itself, which ends with the migration; Ctrl-C cancels it. When
+    somebody pauses it, the command says so and waits on.
     """
-
-    columns = MIGRATION_COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
@@ -52,8 +48,17 @@ class VolumeMigrate(ShowCommand):
         parser.add_argument(
             "--verify", choices=VERIFY_CHOICES, help="how the data that arrived is compared with what left"
         )
-        parser.add_argument("--limit", type=parse_rate, metavar="RATE", help="bytes a second at most, such as 50MiB")
-        parser.add_argument("--wait", action="store_true", help="move it here and now, and show the progress")
+        parser.add_argument(
+            "--limit", type=parse_limit, metavar="RATE", help="bytes a second at most, such as 50MiB; 0 for no limit"
+        )
+        parser.add_argument(
+            "--retain",
+            type=parse_duration,
+            metavar="TIME",
+            help="keep the old storage for so long afterwards, so that the migration can be rolled back: 30s, 10m, "
+            "2h, 7d; a bare number is seconds. 0 deletes it at once",
+        )
+        self.add_wait(parser, "move it here and now, and show the progress")
         return parser
 
     def item(self, parsed_args: argparse.Namespace) -> Any:
@@ -65,6 +70,7 @@ class VolumeMigrate(ShowCommand):
             "engine": parsed_args.engine,
             "verify": parsed_args.verify,
             "bandwidth_limit_bytes": parsed_args.limit,
+            "source_retention_seconds": parsed_args.retain,
         }
         # Signals are held back before the engine opens and until it has closed.
         with Interrupts() as interrupts, self.open_engine(conf) as engine:
@@ -72,18 +78,12 @@ class VolumeMigrate(ShowCommand):
                 return self._migrate_here(engine, interrupts, parsed_args, request)
             return self._migrate_apart(engine, conf, parsed_args, request)
 
-    def value(self, item: Any, column: str) -> Any:
-        """Return what stands in a column."""
-        return migration_value(item, column)
-
     def _migrate_here(
         self, engine: Engine, interrupts: Interrupts, parsed_args: argparse.Namespace, request: dict[str, Any]
     ) -> Migration:
         interrupts.check()
         handle = engine.migrate(parsed_args.volume, parsed_args.destination, **request)
-        # The display may fail; the migration goes on.
-        with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
-            run_to_end(handle, progress, interrupts, follow_with=self.command("migration", "show", handle.id))
+        self.bring_to_end(handle, interrupts)
         handle.result()
         return handle.status()
 
@@ -91,18 +91,9 @@ class VolumeMigrate(ShowCommand):
         self, engine: Engine, conf: Configuration, parsed_args: argparse.Namespace, request: dict[str, Any]
     ) -> Migration:
         migration = engine.request_migration(parsed_args.volume, parsed_args.destination, **request)
-        log = background.log_path(conf.state_path, migration.id)
-        arguments = background.worker_arguments(self.config_files, migration.id)
-        try:
-            pid = background.start_worker(arguments, migration.id, log)
-            migration = background.await_claim(engine, migration.id, pid, log)
-        except errors.WorkerFailed:
-            # Nobody will run it: give the volume and the reserved room free again.
-            engine.cancel_migration(migration.id)
-            engine.migration(migration.id).wait()
-            raise
-        if migration.epoch == 0:
-            self.note(f"The worker (process {pid}) has not begun yet; its log is {log}.")
-        self.note(f"Migration {migration.id} runs in the background. Follow it with:")
-        self.note(f"  {self.command('migration', 'watch', migration.id)}")
-        return migration
+
+        def give_up() -> str:
+            self.cancel_unstarted(engine, migration.id)
+            return "Nothing was moved; the migration was cancelled."
+
+        return self.run_apart(engine, conf, migration, give_up=give_up)

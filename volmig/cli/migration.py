@@ -1,27 +1,31 @@
-"""``volmig migration …``."""
+"""``volmig migration list``, ``show``, ``watch`` and ``cancel``."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from volmig import errors
-from volmig.cli import report
 from volmig.cli.base import BaseCommand, ListCommand, ShowCommand, page_options
-from volmig.cli.cells import plain, show
+from volmig.cli.cells import plain
 from volmig.cli.columns import MIGRATION_COLUMNS, is_abandoned, migration_value
-from volmig.cli.following import follow, run_to_end
+from volmig.cli.following import follow
+from volmig.cli.history import history_lines
 from volmig.cli.interrupts import Interrupted, Interrupts
 from volmig.cli.progress import progress_for
 from volmig.cli.report import ExitStatus, printable
 from volmig.model import Phase
 
 if TYPE_CHECKING:
-    from volmig.engine import Engine, MigrationHandle
+    from volmig.engine import Engine
+    from volmig.model import Migration
 
 _ACTIVE = tuple(phase for phase in Phase if not phase.is_final)
 _HISTORY = "history"
+_KEPT = "source_kept_until"
+_RECORD = (*MIGRATION_COLUMNS, _KEPT)
 
 
 class _MigrationColumns:
@@ -82,9 +86,12 @@ def _volume_id(engine: Engine, volume: str) -> str:
 
 
 class MigrationShow(ShowCommand):
-    """Show all that is recorded of one migration"""
+    """Show all that is recorded of one migration.
 
-    columns = (*MIGRATION_COLUMNS, _HISTORY)
+    source_kept_until is the time until which the volume's old storage is kept, so that it can be brought back.
+    """
+
+    columns = (*_RECORD, _HISTORY)
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
@@ -97,17 +104,31 @@ class MigrationShow(ShowCommand):
         """Return the migration with its journal."""
         with self.open_engine() as engine:
             migration = engine.show_migration(parsed_args.migration)
-            return migration, engine.history(parsed_args.migration)
+            journal = engine.history(parsed_args.migration)
+            times = [kept.delete_after for kept in engine.kept_storage(migration.id) if kept.host == migration.source]
+            kept = times[0] if times and migration.source_retention_seconds else None
+        if kept is not None:
+            self._tell_of_kept(migration, kept)
+        return migration, kept, journal
+
+    def _tell_of_kept(self, migration: Migration, kept: datetime) -> None:
+        old = f"Its old storage in {migration.source}"
+        if kept <= datetime.now(UTC):
+            self.note(f"{old} was kept until {plain(kept)}. It is deleted, unless it was already, by:")
+            self.note(f"  {self.command('migration', 'recover')}")
+        else:
+            self.note(f"{old} is kept until {plain(kept)}. Bring the volume back to it with:")
+            self.note(f"  {self.command('migration', 'rollback', migration.id)}")
 
     def value(self, item: Any, column: str) -> Any:
         """Return what stands in a column."""
-        migration, journal = item
-        return journal if column == _HISTORY else migration_value(migration, column)
+        migration, kept, _ = item
+        return kept if column == _KEPT else migration_value(migration, column)
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         """Return names and values; the history is the last of them."""
         item = self.item(parsed_args)
-        return self.columns, (*self.row(parsed_args, item, MIGRATION_COLUMNS), plain(item[1]))
+        return self.columns, (*self.row(parsed_args, item, _RECORD), plain(item[-1]))
 
     def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
         """Write the record; the history is part of it for programs, and stands below it for people."""
@@ -117,27 +138,13 @@ class MigrationShow(ShowCommand):
         if parsed_args.formatter != "table":
             if wanted and asked:
                 parsed_args.columns = [*asked, _HISTORY]
-            return super().produce_output(
-                parsed_args, self.columns if wanted else MIGRATION_COLUMNS, data if wanted else values
-            )
+            return super().produce_output(parsed_args, self.columns if wanted else _RECORD, data if wanted else values)
         parsed_args.columns = [name for name in asked if name != _HISTORY]
         if parsed_args.columns or not asked:
-            super().produce_output(parsed_args, MIGRATION_COLUMNS, values)
+            super().produce_output(parsed_args, _RECORD, values)
         if wanted:
             self.app.stdout.writelines(f"{line}\n" for line in history_lines(journal))
         return 0
-
-
-def history_lines(journal: Sequence[dict[str, Any]]) -> list[str]:
-    """Return journal entries (as :func:`volmig.cli.cells.plain` gives them) as lines with aligned columns."""
-    kinds = max((len(entry["kind"]) for entry in journal), default=0)
-    subjects = max((len(entry["subject"]) for entry in journal), default=0)
-    told = []
-    for entry in journal:
-        line = f"{entry['at'] or '-':<24}  {entry['kind']:<{kinds}}  {entry['subject']:<{subjects}}  "
-        details = show(entry["data"])
-        told.append(line + f"{printable(entry['actor'])}{f'  {details}' if details else ''}")
-    return told
 
 
 class _OneMigration(BaseCommand):
@@ -151,7 +158,7 @@ class _OneMigration(BaseCommand):
 
 
 class MigrationWatch(_OneMigration):
-    """Show a migration's progress until it ends; the exit status tells how
+    """Show a migration's progress until it ends; the exit status tells how.
 
     Ctrl-C ends the watching and leaves the migration alone. When its worker is gone, so that it would not go on, the
     command says so and ends with status 4.
@@ -163,7 +170,7 @@ class MigrationWatch(_OneMigration):
             handle = engine.migration(parsed_args.migration)
             try:
                 with progress_for(self.app.stdout, quiet=self.quiet) as progress:
-                    follow(handle, progress, interrupts)
+                    follow(handle, progress, interrupts, resume_with=self.command("migration", "resume", handle.id))
             except Interrupted:
                 self.note(
                     f"No longer watching; the migration goes on. "
@@ -176,7 +183,7 @@ class MigrationWatch(_OneMigration):
 
 
 class MigrationCancel(_MigrationColumns, _OneMigration, ShowCommand):
-    """Cancel a migration: what was begun is taken back, and the volume stays at its source
+    """Cancel a migration: what was begun is taken back, and the volume stays at its source.
 
     Its worker does that; when it has none any more, this command does.
     """
@@ -207,39 +214,3 @@ class MigrationCancel(_MigrationColumns, _OneMigration, ShowCommand):
             if ended.phase is not Phase.CANCELLED:
                 handle.result()
             return ended
-
-
-class MigrationRecover(_MigrationColumns, ListCommand):
-    """Take over the migrations whose worker is gone, and bring them to their end here
-
-    The exit status is 0 when each of them came to an end, however it ended; the list says how.
-    """
-
-    columns = MIGRATION_COLUMNS
-    brief = MigrationList.brief
-
-    def run(self, parsed_args: argparse.Namespace) -> int:
-        """Bring each to its end, list them, and return the status of the first that could not be."""
-        self._status = ExitStatus.SUCCESS
-        return super().run(parsed_args) or self._status
-
-    def items(self, parsed_args: argparse.Namespace) -> Iterable[Any]:
-        """Bring each to its end."""
-        with Interrupts() as interrupts, self.open_engine() as engine:
-            handles = engine.recover()
-            for handle in handles:
-                self.note(f"Taking over migration {handle.id} of volume {handle.status().volume_id}.")
-                try:
-                    self._bring_to_end(handle, interrupts)
-                except errors.VolmigError as error:
-                    # The others have been taken over too, and somebody has to wait for them.
-                    told = report.report(error, self.app.stderr, debug=self.app.options.debug)
-                    self._status = self._status or told
-            return [engine.show_migration(handle.id) for handle in handles]
-
-    def _bring_to_end(self, handle: MigrationHandle, interrupts: Interrupts) -> None:
-        follow_with = self.command("migration", "show", handle.id)
-        with progress_for(self.app.stderr, quiet=self.quiet, may_close=True) as progress:
-            run_to_end(handle, progress, interrupts, follow_with=follow_with)
-        # Its events also stop when it could not be brought to an end; this tells why, and does not wait any more.
-        handle.wait()

@@ -39,6 +39,11 @@ def parse_rate(text: str) -> int:
     return _parse(stripped[:-2] if stripped.endswith("/s") else stripped, bare=None)
 
 
+def parse_limit(text: str) -> int:
+    """Return a rate as :func:`parse_rate` does, or 0, for no limit, when *text* is ``0``."""
+    return 0 if text.strip() == "0" else parse_rate(text)
+
+
 def _parse(text: str, *, bare: str | None) -> int:
     def refuse(reason: str) -> errors.SizeInvalid:
         return errors.SizeInvalid(value=text, reason=reason)

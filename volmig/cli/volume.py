@@ -1,8 +1,9 @@
-"""``volmig volume …``, except for ``volmig volume migrate``."""
+"""``volmig volume …``: making, showing, extending and deleting volumes; see the modules beside for the rest."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from volmig import errors
 from volmig.cli import report
 from volmig.cli.base import BaseCommand, ListCommand, ShowCommand, key_values, page_options
-from volmig.cli.migrate import VolumeMigrate
 from volmig.cli.sizes import parse_size
 from volmig.model import VolumeStatus
 
@@ -23,12 +23,11 @@ __all__ = [
     "VolumeExtend",
     "VolumeList",
     "VolumeManage",
-    "VolumeMigrate",
     "VolumeShow",
     "VolumeUnmanage",
 ]
 
-_COLUMNS = (
+VOLUME_COLUMNS = (
     "id",
     "name",
     "size_bytes",
@@ -46,18 +45,19 @@ _COLUMNS = (
     "metadata",
     "attachments",
     "snapshots",
+    "operation",
     "created_at",
     "updated_at",
     "version",
 )
 _SIZE_HELP = "10GiB, 512MiB, 1000B, 10G (units of 1024, as in dd and qemu-img); a bare number is GiB, as in Cinder"
-_VOLUME_HELP = "id of the volume, or its name if no other volume has it"
+VOLUME_HELP = "id of the volume, or its name if no other volume has it"
 
 
 class VolumeCreate(ShowCommand):
     """Create an empty volume in a pool"""
 
-    columns = _COLUMNS
+    columns = VOLUME_COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
@@ -95,7 +95,7 @@ def _owner_options(parser: argparse.ArgumentParser) -> None:
 class VolumeList(ListCommand):
     """List volumes, the oldest first"""
 
-    columns = _COLUMNS
+    columns = VOLUME_COLUMNS
     brief = ("id", "name", "size_bytes", "host", "status", "migration_status")
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -127,12 +127,12 @@ class VolumeList(ListCommand):
 class VolumeShow(ShowCommand):
     """Show all that is recorded of one volume"""
 
-    columns = _COLUMNS
+    columns = VOLUME_COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("volume", metavar="VOLUME", help=_VOLUME_HELP)
+        parser.add_argument("volume", metavar="VOLUME", help=VOLUME_HELP)
         return parser
 
     def item(self, parsed_args: argparse.Namespace) -> Any:
@@ -144,12 +144,12 @@ class VolumeShow(ShowCommand):
 class VolumeExtend(ShowCommand):
     """Make a volume larger"""
 
-    columns = _COLUMNS
+    columns = VOLUME_COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("volume", metavar="VOLUME", help=_VOLUME_HELP)
+        parser.add_argument("volume", metavar="VOLUME", help=VOLUME_HELP)
         parser.add_argument("size", type=parse_size, metavar="SIZE", help=f"its new size: {_SIZE_HELP}")
         return parser
 
@@ -162,7 +162,7 @@ class VolumeExtend(ShowCommand):
 class VolumeManage(ShowCommand):
     """Take an existing image file into management as a volume; its data stays as it is"""
 
-    columns = _COLUMNS
+    columns = VOLUME_COLUMNS
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
@@ -179,7 +179,10 @@ class VolumeManage(ShowCommand):
         """Take the file over."""
         metadata = key_values(parsed_args.property)
         # Links are not followed here: whether one is acceptable is for the driver to say.
-        reference = str(Path(parsed_args.path).absolute())
+        given = Path(parsed_args.path)
+        # A name alone is the object's name in the pool that is named, unless there is a file of that name here.
+        is_name = parsed_args.host and given.name == parsed_args.path and not os.path.lexists(given)
+        reference = given.name if is_name else str(given.absolute())
         with self.open_engine() as engine:
             return engine.manage_volume(
                 reference,
@@ -196,7 +199,7 @@ class _EachVolume(BaseCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
         parser = super().get_parser(prog_name)
-        parser.add_argument("volume", nargs="+", metavar="VOLUME", help=_VOLUME_HELP)
+        parser.add_argument("volume", nargs="+", metavar="VOLUME", help=VOLUME_HELP)
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:

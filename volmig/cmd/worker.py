@@ -1,7 +1,8 @@
 """Run one recorded migration to its end: ``python -m volmig.cmd.worker [--config-file FILE]… MIGRATION_ID``.
 
-SIGTERM, SIGINT and SIGHUP cancel the migration cleanly, and the worker ends when it is undone. Exit statuses are those
-of the command line (:class:`volmig.cli.report.ExitStatus`). The log goes to stderr.
+SIGTERM, SIGINT and SIGHUP cancel the migration cleanly, and the worker ends when it is undone. When somebody pauses the
+migration, the worker lets go of it and ends. Exit statuses are those of the command line
+(:class:`volmig.cli.report.ExitStatus`). The log goes to stderr.
 """
 
 from __future__ import annotations
@@ -42,27 +43,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(migration_id: str, config_files: Sequence[str] | None, stop: threading.Event) -> None:
-    """Run a migration to its end; cancel it when *stop* is set.
+    """Run a migration until its end, or until it is paused; cancel it when *stop* is set.
 
     :raises volmig.errors.VolmigError: the migration's error, when it does not succeed.
     """
     with Engine(conf.load(config_files), context=requester()) as engine:
         handle = engine.run_migration(migration_id)
-        _wait(handle, stop)
+        if not _wait(handle, stop):
+            LOG.info("migration %s is out of the hands of this worker, since somebody has paused it", migration_id)
+            return
         handle.result()
     LOG.info("migration %s succeeded", migration_id)
 
 
-def _wait(handle: MigrationHandle, stop: threading.Event) -> None:
+def _wait(handle: MigrationHandle, stop: threading.Event) -> bool:
+    """Wait for the end; return whether it came here. It does not when somebody pauses the migration."""
     asked = False
     while True:
         try:
             handle.wait(_LOOK_SECONDS)
         except TimeoutError:
+            if not handle.runs_here and not handle.status().phase.is_final:
+                return False
             if stop.is_set() and not asked:
                 asked = _cancel(handle)
         else:
-            return
+            return True
 
 
 def _cancel(handle: MigrationHandle) -> bool:

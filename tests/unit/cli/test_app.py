@@ -120,6 +120,7 @@ def test_migration_list_passes_on_its_filters(engine: RecordingEngine) -> None:
         "queued",
         "starting",
         "migrating",
+        "paused",
         "completing",
         "cancelling",
         "rolling_back",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.waiting import LONG
 from volmig import errors
 from volmig.cli.background import await_claim, log_path, start_worker, worker_arguments
 from volmig.model import Migration, Phase
@@ -73,20 +74,41 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_claimed_migration_is_returned(tmp_path: Path) -> None:
     queued, claimed = migration(Phase.QUEUED), migration(Phase.STARTING, epoch=1, owner="w")
     engine: Any = Engine(queued, queued, claimed)
-    pid = start_worker(python("import time; time.sleep(5)"), "M", tmp_path / "log")
+    pid = start_worker(python("import time; time.sleep(600)"), "M", tmp_path / "log")
     try:
-        assert await_claim(engine, "M", pid, tmp_path / "log") is claimed
+        assert await_claim(engine, queued, pid, tmp_path / "log") is claimed
     finally:
         os.kill(pid, 9)
         reap(pid)
 
 
 def test_a_worker_that_took_it_and_ended_has_not_failed(tmp_path: Path) -> None:
-    done = migration(Phase.SUCCESS, epoch=1)
+    queued, done = migration(Phase.QUEUED), migration(Phase.SUCCESS, epoch=1)
     pid = start_worker(python(""), "M", tmp_path / "log")
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     engine: Any = Engine(done)
-    assert await_claim(engine, "M", pid, tmp_path / "log") is done
+    assert await_claim(engine, queued, pid, tmp_path / "log") is done
+
+
+def test_a_worker_that_takes_a_migration_again_is_waited_for(tmp_path: Path) -> None:
+    queued, claimed = migration(Phase.QUEUED, epoch=3), migration(Phase.MIGRATING, epoch=4, owner="w")
+    pid = start_worker(python(""), "M", tmp_path / "log")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    engine: Any = Engine(claimed)
+    assert await_claim(engine, queued, pid, tmp_path / "log") is claimed
+    pid = start_worker(python(""), "M", tmp_path / "log")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    engine = Engine(queued)
+    with pytest.raises(errors.WorkerFailed):
+        await_claim(engine, queued, pid, tmp_path / "log")
+
+
+def test_a_migration_that_is_paused_meanwhile_is_returned(tmp_path: Path) -> None:
+    paused = migration(Phase.PAUSED, pause_requested_by="eve")
+    pid = start_worker(python(""), "M", tmp_path / "log")
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    engine: Any = Engine(paused)
+    assert await_claim(engine, migration(Phase.QUEUED), pid, tmp_path / "log") is paused
 
 
 def test_a_worker_that_died_is_reported_with_its_last_words(tmp_path: Path) -> None:
@@ -94,7 +116,7 @@ def test_a_worker_that_died_is_reported_with_its_last_words(tmp_path: Path) -> N
     pid = start_worker(python(last_words), "M", tmp_path / "log")
     engine: Any = Engine(migration(Phase.QUEUED))
     with pytest.raises(errors.WorkerFailed) as caught:
-        await_claim(engine, "M", pid, tmp_path / "log")
+        await_claim(engine, migration(Phase.QUEUED), pid, tmp_path / "log")
     assert caught.value.fields["reason"] == "it ended with status 1: volmig: no such thing [x]"
     assert str(tmp_path / "log") in caught.value.hint
 
@@ -102,11 +124,11 @@ def test_a_worker_that_died_is_reported_with_its_last_words(tmp_path: Path) -> N
 def test_a_slow_worker_is_left_alone(tmp_path: Path) -> None:
     queued = migration(Phase.QUEUED)
     engine: Any = Engine(queued)
-    pid = start_worker(python("import time; time.sleep(5)"), "M", tmp_path / "log")
+    pid = start_worker(python("import time; time.sleep(600)"), "M", tmp_path / "log")
     try:
         began = time.monotonic()
-        assert await_claim(engine, "M", pid, tmp_path / "log", timeout_seconds=0.2) is queued
-        assert time.monotonic() - began < 4
+        assert await_claim(engine, queued, pid, tmp_path / "log", timeout_seconds=0.2) is queued
+        assert time.monotonic() - began < LONG
     finally:
         os.kill(pid, 9)
         assert reap(pid) == -9

@@ -8,7 +8,7 @@ import pytest
 
 from volmig import errors
 from volmig.cli import following
-from volmig.cli.following import follow, run_to_end
+from volmig.cli.following import follow, is_paused, run_to_end
 from volmig.cli.interrupts import Interrupted, Interrupts
 from volmig.model import Phase
 
@@ -118,6 +118,32 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored() -> None:
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, old)
+
+
+def test_one_that_somebody_pauses_is_waited_for_and_that_is_said_once_each_time() -> None:
+    paused = event(Phase.PAUSED, pause_requested_by="eve")
+    script = [event(stage="copy"), paused, paused, event(Phase.QUEUED), event(), paused, event(Phase.SUCCESS)]
+    progress = Recorder()
+    handle: Any = Handle(script)
+    with Interrupts() as interrupts:
+        run_to_end(handle, progress, interrupts, follow_with=FOLLOW_WITH, resume_with="volmig migration resume M")
+    assert progress.events == script
+    assert progress.notes == ["Paused, as eve asked. It goes on with: volmig migration resume M"] * 2
+    assert handle.cancelled == 0
+
+
+def test_a_paused_one_can_be_left_or_cancelled() -> None:
+    paused = event(Phase.PAUSED, pause_requested_by="eve")
+    progress = Recorder()
+    handle: Any = Handle([event(), paused, event(Phase.SUCCESS)])
+    with Interrupts() as interrupts:
+        follow(handle, progress, interrupts, until=is_paused)
+    assert progress.events[-1] is paused
+    assert progress.notes == []
+    handle = Handle([paused, Interrupted(), event(Phase.CANCELLING), event(Phase.CANCELLED)])
+    with Interrupts() as interrupts:
+        run_to_end(handle, progress, interrupts, follow_with=FOLLOW_WITH)
+    assert handle.cancelled == 1
 
 
 def test_following_alone_never_cancels() -> None:

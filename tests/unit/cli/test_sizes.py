@@ -14,6 +14,7 @@ from volmig.cli.sizes import (
     format_duration,
     format_rate,
     format_size,
+    parse_limit,
     parse_rate,
     parse_size,
 )
@@ -162,3 +163,11 @@ class TestFormats(unittest.TestCase):
 
     def test_rate(self) -> None:
         assert format_rate(312 * MIB) == "312 MiB/s"
+
+
+def test_a_limit_is_a_rate_or_none() -> None:
+    assert parse_limit("50MiB/s") == 50 * MIB
+    assert parse_limit(" 0 ") == 0
+    for text in ("00", "50", "none", "-0"):
+        with pytest.raises(errors.SizeInvalid):
+            parse_limit(text)

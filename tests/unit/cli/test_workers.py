@@ -91,6 +91,9 @@ class StubEngine:
 
     show_migration = cancel_migration
 
+    def kept_storage(self, migration_id: str) -> list[Any]:
+        return []
+
     def history(self, migration_id: str) -> list[Any]:
         return []
 

@@ -35,6 +35,17 @@ def test_embed(tmp_path):
     assert not (tmp_path / "slow" / "disk.img").exists()
 
 
+def test_going_back(tmp_path):
+    run = _run("going_back.py", tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "changes-would-be-lost - " in run.stdout
+    assert run.stdout.endswith("disk is back in here@slow#slow\n")
+    assert list((tmp_path / "fast").glob("volume-*")) == []
+    [back] = [path for path in (tmp_path / "slow").iterdir() if path.stat().st_size == 256 * 4096]
+    assert back.read_bytes() == bytes(range(256)) * 4096
+
+
 def test_transfer_alone(tmp_path):
     source, destination = tmp_path / "source", tmp_path / "destination"
     data = os.urandom(300_000) + bytes(500_000) + b"end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import inspect
 import re
 import textwrap
@@ -13,6 +14,7 @@ from volmigdoc import commands
 from volmig import Engine, conf, errors, plugins
 from volmig.cli.app import VolmigApp
 from volmig.drivers import VolumeDriver
+from volmig.model import Phase
 
 from .places import NOTES, PAGES
 
@@ -28,12 +30,15 @@ def _calls():
     return [(name, call.split()) for name, call in found]
 
 
+def _command(words, known):
+    """Return the command that words call; None when there is none."""
+    return next((key for count in (3, 2, 1) if (key := " ".join(words[:count])) in known), None)
+
+
 def test_commands_that_are_named_exist():
     known = commands.commands()
     unknown = [
-        (name, " ".join(words))
-        for name, words in _calls()
-        if " ".join(words[:2]) not in known and words[0] not in known and words[0] != "help"
+        (name, " ".join(words)) for name, words in _calls() if _command(words, known) is None and words[0] != "help"
     ]
     assert len(_calls()) > 20
     assert unknown == []
@@ -43,7 +48,7 @@ def test_options_of_commands_that_are_named_exist():
     known = commands.commands()
     general = {option for action in VolmigApp().parser._actions for option in action.option_strings}
     for name, words in _calls():
-        command = next((key for key in (" ".join(words[:2]), words[0]) if key in known), None)
+        command = _command(words, known)
         if command is not None:
             parser = commands._parser(command, known[command])
             taken = {option for action in parser._actions for option in action.option_strings} | general
@@ -102,6 +107,30 @@ def test_codes_that_are_referred_to_exist():
     codes = {cls.code for cls in errors.catalogue()}
     for name, text in _TEXTS.items():
         assert set(re.findall(r"<error-([a-z-]+)>", text)) <= codes, name
+
+
+def test_safety_tells_of_every_phase_what_a_crash_leads_to():
+    told = _TEXTS["safety.rst"].split("What a crash leads to")[1].split("Other requests")[0]
+    cells = re.findall(r"^   \* - (.*)$", told, re.MULTILINE)[1:]
+    named = [phase for cell in cells for phase in re.findall(r"``(\w+)``", cell)]
+    assert sorted(named) == sorted(phase.value for phase in Phase)
+
+
+def test_defaults_that_safety_names_are_the_defaults():
+    config = conf.load([], overrides={"DEFAULT": {"enabled_backends": []}})
+    for name, value in re.findall(r"``(\w+)`` \(([\d.]+)\)", _TEXTS["safety.rst"]):
+        assert getattr(config.migration, name) == float(value), name
+
+
+def test_the_unit_of_systemd_can_be_parsed_and_runs_a_command_that_exists():
+    block = re.search(r"code-block:: ini\n\n((?:     .*\n|\n)+)", _TEXTS["safety.rst"])[1]
+    unit = configparser.ConfigParser(strict=True)
+    unit.optionxform = str
+    unit.read_string(textwrap.dedent(block))
+    assert unit.sections() == ["Unit", "Service", "Install"]
+    _, *words = unit["Service"]["ExecStart"].split()
+    assert _command(words, commands.commands()) == "migration recover"
+    assert words[2:] == ["--keep"]
 
 
 def test_every_page_is_in_the_index():

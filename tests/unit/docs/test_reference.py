@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 import pytest
-from volmigdoc import catalogue, commands, options, states
+from volmigdoc import calls, catalogue, commands, endings, options, states
 from volmigdoc.docstrings import member_docs
 
 from volmig import errors
@@ -15,7 +15,8 @@ from volmig.conf.opts import GROUPS
 from volmig.drivers import Capability
 from volmig.drivers.fake import FakeDriver
 from volmig.drivers.file import FileDriver
-from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS
+from volmig.manager.policies import POLICIES
+from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS, ROLLBACK_STEPS
 from volmig.model import Method, MigrationStatus, Phase, VolumeStatus
 
 
@@ -90,6 +91,29 @@ class TestOptions:
         assert "   * ``compare``: read both ends again and compare each byte" in lines
 
 
+class TestEndings:
+    def test_each_error_is_advised_upon_or_never_ends_a_migration(self):
+        codes = {cls.code for cls in errors.catalogue()}
+        assert set(endings.ADVICE) | endings.NEVER == codes
+        assert not set(endings.ADVICE) & endings.NEVER
+
+    def test_each_row_has_what_happened_and_what_to_do(self):
+        lines = endings.ending_lines()
+        for cls in errors.catalogue():
+            told = [number for number, line in enumerate(lines) if f"<error-{cls.code}>" in line]
+            assert len(told) == (cls.code in endings.ADVICE)
+            if told:
+                assert (cls.__doc__ or "").splitlines()[0] in lines[told[0] + 1]
+                assert endings.ADVICE[cls.code] in lines[told[0] + 2]
+
+
+class TestCalls:
+    def test_each_method_has_its_treatment_and_its_time(self):
+        text = "\n".join(calls.call_lines())
+        for method, policy in POLICIES.items():
+            assert f"   * - ``{method}``\n     - ``{policy.repetition.value}``\n     - {policy.reason}\n" in text
+
+
 class TestStates:
     @pytest.mark.parametrize(
         ("make", "members"),
@@ -112,12 +136,26 @@ class TestStates:
             Method.DRIVER,
             Method.BLOCK,
             Method.FILE,
+            Method.ROLLBACK,
         ]
 
     def test_capabilities_and_steps_are_complete(self):
         assert all(f"``{member.name}``" in "\n".join(states.capability_lines()) for member in Capability)
         assert all(f"``{step.name}``" in "\n".join(states.host_step_lines()) for step in HOST_STEPS)
         assert all(f"``{step.name}``" in "\n".join(states.driver_step_lines()) for step in DRIVER_STEPS)
+        assert all(f"``{step.name}``" in "\n".join(states.rollback_step_lines()) for step in ROLLBACK_STEPS)
+
+    def test_phases_tell_whether_they_can_be_paused_and_cancelled(self):
+        lines = states.phase_lines()
+
+        def answers(phase):
+            row = lines.index(f"   * - ``{phase.value}``")
+            return tuple(line.strip(" -") for line in lines[row + 3 : row + 5])
+
+        assert answers(Phase.MIGRATING) == ("yes", "yes")
+        assert answers(Phase.PAUSED) == ("yes", "is")
+        assert answers(Phase.COMPLETING) == ("no", "no")
+        assert answers(Phase.SUCCESS) == ("ended", "ended")
 
     def test_member_without_docstring_is_refused(self):
         with pytest.raises(ValueError, match="no docstring below BARE"):

@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from volmig import __version__
-from volmigdoc import catalogue, commands, notes, options, states
+from volmigdoc import calls, catalogue, commands, endings, notes, options, states
 from volmigdoc.diagram import Graph, svg
 
 TEXTS: dict[str, Callable[[], list[str]]] = {
@@ -28,6 +28,9 @@ TEXTS: dict[str, Callable[[], list[str]]] = {
     "methods": states.method_lines,
     "host-steps": states.host_step_lines,
     "driver-steps": states.driver_step_lines,
+    "rollback-steps": states.rollback_step_lines,
+    "driver-calls": calls.call_lines,
+    "endings": endings.ending_lines,
     "capabilities": states.capability_lines,
 }
 

@@ -18,6 +18,7 @@ _KINDS = {
     cfg.FloatOpt: "number",
     cfg.BoolOpt: "true or false",
     cfg.ListOpt: "list, separated by commas",
+    cfg.DictOpt: "pairs ``name:value``, separated by commas",
 }
 
 
@@ -80,7 +81,7 @@ def _default(option: cfg.Opt) -> str:
     if option.sample_default is not None:
         return rst.text(str(option.sample_default).strip("<>"))
     value = option.default
-    if value is None or value == []:
+    if value is None or value in ([], {}):
         return "none"
     if isinstance(value, bool):
         return rst.code(str(value).lower())

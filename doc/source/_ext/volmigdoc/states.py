@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from volmig import errors
 from volmig.drivers.base import Capability
-from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS, Step, steps_for
+from volmig.migration.steps import DRIVER_STEPS, HOST_STEPS, ROLLBACK_STEPS, Step, steps_for
 from volmig.model.states import (
     PHASE_TRANSITIONS,
     VOLUME_TRANSITIONS,
@@ -59,13 +59,18 @@ def phase_lines() -> list[str]:
             rst.code(phase),
             docs[phase.name],
             rst.code(phase.public_status),
-            "yes" if phase.can_be_cancelled else "ended" if phase.is_final else "no",
+            _answer(phase, phase.can_be_cancelled),
+            "is" if phase is Phase.PAUSED else _answer(phase, phase.can_be_paused),
             _names(PHASE_TRANSITIONS[phase], Phase),
         )
         for phase in Phase
     ]
-    headers = ("Phase", "Meaning", "Volume shows", "Cancel?", "May become")
-    return rst.table(headers, rows, widths=(14, 40, 14, 9, 23))
+    headers = ("Phase", "Meaning", "Volume shows", "Cancel?", "Pause?", "May become")
+    return rst.table(headers, rows, widths=(14, 36, 14, 8, 8, 20))
+
+
+def _answer(phase: Phase, is_accepted: bool) -> str:
+    return "yes" if is_accepted else "ended" if phase.is_final else "no"
 
 
 def migration_status_lines() -> list[str]:
@@ -104,6 +109,11 @@ def host_step_lines() -> list[str]:
 def driver_step_lines() -> list[str]:
     """Return the table of the steps of a driver's own migration."""
     return _steps(DRIVER_STEPS)
+
+
+def rollback_step_lines() -> list[str]:
+    """Return the table of the steps of a rollback."""
+    return _steps(ROLLBACK_STEPS)
 
 
 def _steps(steps: tuple[Step, ...]) -> list[str]:
