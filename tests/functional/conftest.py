@@ -8,6 +8,13 @@ from collections.abc import Callable
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the crash tests."""
+    group = parser.getgroup("volmig")
+    group.addoption("--long", action="store_true", help="kill at every pair of points, and at many more instants")
+    group.addoption("--seed", type=int, metavar="NUMBER", help="what all chance depends on; another one each time")
+
+
 @pytest.fixture
 def measured(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
     """Give what shows a figure that a test has measured, also when it passes."""

@@ -8,10 +8,11 @@ from typing import Final
 from volmig.doctor.findings import Finding, Report
 from volmig.doctor.record_checks import check_helpers, check_records
 from volmig.doctor.records import Records
-from volmig.doctor.storage import Sight, for_each, look
+from volmig.doctor.storage import Sight, look
 from volmig.doctor.storage_checks import BackendExam, check_hanging, check_places
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
+from volmig.manager.parallel import for_each
 from volmig.model import Volume
 from volmig.store import MigrationQuery, Store
 
@@ -43,13 +44,13 @@ def examine(
         asked = _of_volume(store, asked, volume_id)
     before = Records.read(store)
     sights: dict[str, Sight] = {}
-    for_each(asked, lambda each: sights.update({each.name: look(each)}))
+    for_each(asked, lambda each: sights.update({each.name: look(each)}), name="doctor")
     after = Records.read(store)
     exams = [
         BackendExam(store=store, backends=backends, backend=each, sight=sights[each.name], grace_seconds=grace_seconds)
         for each in asked
     ]
-    for_each(exams, lambda exam: exam.compare(before, after))
+    for_each(exams, lambda exam: exam.compare(before, after), name="doctor")
     findings = _of_records(store, backends, (before, after), grace_seconds=grace_seconds)
     findings.extend(finding for each in asked for finding in check_hanging(each))
     findings.extend(_unchanged(store, exams))

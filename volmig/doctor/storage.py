@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from volmig import errors
 from volmig.drivers.base import Capability, StoredObject
 from volmig.manager.backend import Backend
 from volmig.model import PoolAddress, Volume
-
-T = TypeVar("T")
-
-_MOST_THREADS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,28 +100,3 @@ def is_seen_whole(backend: Backend, volume: Volume) -> bool:
 def reason_of(error: errors.VolmigError) -> str:
     """Return why a backend is down, without the words that its finding has already."""
     return str(error.fields["reason"]) if isinstance(error, errors.BackendDown) else error.message
-
-
-def for_each(items: Iterable[T], work: Callable[[T], None]) -> None:
-    """Do the work for all items, at the same time, and return when all of it is done.
-
-    :raises Exception: what the first work that failed has raised.
-    """
-    turns = threading.Semaphore(_MOST_THREADS)
-    failures: list[BaseException] = []
-
-    def run(item: T) -> None:
-        with turns:
-            try:
-                work(item)
-            except BaseException as error:  # noqa: BLE001 - raised by whoever waits for it
-                failures.append(error)
-
-    # Daemons, so that Ctrl-C need not wait for storage that hangs.
-    threads = [threading.Thread(target=run, args=(item,), name="volmig-doctor", daemon=True) for item in items]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]

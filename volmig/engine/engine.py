@@ -556,8 +556,10 @@ class Engine:
     ) -> MigrationRequest:
         limit = self._defaults.bandwidth_limit_bytes if bandwidth_limit_bytes is None else bandwidth_limit_bytes
         kept = self._settings.source_retention_seconds if source_retention_seconds is None else source_retention_seconds
+        found = self.show_volume(volume)
+        self._volumes.finish_abandoned(found)
         return MigrationRequest(
-            volume_id=self.show_volume(volume).id,
+            volume_id=found.id,
             destination=host,
             force_host_copy=force_host_copy,
             lock_volume=lock_volume,

@@ -78,6 +78,10 @@ class Backend:
         """Return how many calls were given up and still run, by method."""
         return self._hanging.by_method()
 
+    def offers(self, method: str) -> bool:
+        """Say whether the driver has a method of its own, in place of the contract's default."""
+        return getattr(type(self.driver), method) is not getattr(VolumeDriver, method)
+
     def can(self, capability: Capability) -> bool:
         """Say whether the driver claims a capability."""
         return capability in self.driver.capabilities

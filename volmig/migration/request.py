@@ -73,8 +73,7 @@ def accept(
     may_ask_driver = not request.force_host_copy and request.destination not in left_behind
     by_host = host_method(source, destination)
     _check_transfer(request, by_host)
-    source.check_object(volume)
-    identity = source.identify_object(volume)
+    identity = identify(store, source, volume)
     migration = Migration(
         id=str(uuid.uuid4()),
         volume_id=volume.id,
@@ -119,6 +118,24 @@ def take_volume(transaction: WriteTransaction, volume: Volume, migration: Migrat
         status=VolumeStatus.MAINTENANCE if migration.lock_volume else volume.status,
         status_reason="",
     )
+
+
+def identify(store: Store, source: Backend, volume: Volume) -> str | None:
+    """Check a volume's object against its record, and return its identity.
+
+    :raises volmig.errors.OperatorError: when it is not there, or has another size.
+    :raises volmig.errors.VolmigError: saying what another request has changed meanwhile, if that is why.
+    """
+    try:
+        source.check_object(volume)
+        return source.identify_object(volume)
+    except errors.OperatorError:
+        with store.reading() as view:
+            current = view.get_volume(volume.id)
+        check_movable(current)
+        if place_of(current) != place_of(volume):
+            raise errors.StoreConflict(kind="volume", id=volume.id) from None
+        raise
 
 
 def place_of(volume: Volume) -> tuple[str, str, str | None, int]:

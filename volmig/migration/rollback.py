@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.migration.move import KEPT
-from volmig.migration.request import acceptance, place_of, take_volume
+from volmig.migration.request import acceptance, identify, place_of, take_volume
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, RequestContext, RetiredObject, Volume
 from volmig.scheduler import check_movable
 from volmig.store import Store
@@ -49,9 +49,7 @@ def accept_rollback(
         volume = view.get_volume(done.volume_id)
     _check_place(done, kept, volume)
     check_movable(volume)
-    source = backends.of(volume)
-    source.check_object(volume)
-    identity = source.identify_object(volume)
+    identity = identify(store, backends.of(volume), volume)
     # The backend must be there now; that its object is, the migration finds out.
     backends.at(kept.host)
     migration = Migration(

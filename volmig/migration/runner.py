@@ -185,7 +185,7 @@ class MigrationRunner:
             return _After.TURN_BACK
         if move.migration.pause_requested_by or self._owned.is_to_be_handed_over:
             return self._let_go()
-        if not self._owned.was_told_to_pause:
+        if not self._owned.was_told_to_pause and not isinstance(stop, _PauseWanted):
             return _After.TURN_BACK
         return self._go_on_after_all()
 
@@ -313,7 +313,7 @@ class MigrationRunner:
             self._forward()
             succeed(move)
             return None
-        if isinstance(error, errors.TransferCancelled):
+        if isinstance(error, errors.TransferCancelled | _PauseWanted):
             error = _cancellation(self._move.migration)
         reason = as_volmig_error(error)
         if isinstance(reason, errors.MigrationCancelled):

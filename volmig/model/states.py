@@ -32,7 +32,7 @@ class VolumeStatus(enum.StrEnum):
     """Its storage is being removed."""
     ERROR = "error"
     """An operation on its storage failed halfway, and its ``status_reason`` says which. It can be deleted, and an
-    extension that failed can be tried again."""
+    extension or a change of type that failed can be tried again; not while its place is in doubt."""
 
 
 class MigrationStatus(enum.StrEnum):
@@ -163,5 +163,7 @@ VOLUME_TRANSITIONS: Final[Mapping[VolumeStatus, frozenset[VolumeStatus]]] = {
     VolumeStatus.SNAPSHOTTING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.RETYPING: frozenset({VolumeStatus.AVAILABLE, VolumeStatus.ERROR}),
     VolumeStatus.DELETING: frozenset({VolumeStatus.ERROR}),
-    VolumeStatus.ERROR: frozenset({VolumeStatus.DELETING, VolumeStatus.EXTENDING, VolumeStatus.AVAILABLE}),
+    VolumeStatus.ERROR: frozenset(
+        {VolumeStatus.DELETING, VolumeStatus.EXTENDING, VolumeStatus.RETYPING, VolumeStatus.AVAILABLE}
+    ),
 }

@@ -111,7 +111,7 @@ def test_a_driver_that_hangs_past_its_time(make_world: Callable[..., World], met
     driver.faults.release()
     if method == "create_volume":
         # It is made after all, and removed again.
-        until(lambda: "delete_volume" in [name for name, _ in driver.calls[calls:]])
+        until(lambda: "delete_object" in [name for name, _ in driver.calls[calls:]])
         until(lambda: world.objects("right") == [])
     until(lambda: not any(thread.name.startswith("volmig-right-") for thread in threading.enumerate()))
     world.assert_failed(volume, final, "driver-timeout", late_call=late_call)

@@ -272,16 +272,17 @@ def test_a_volume_that_was_given_up_in_doubt_keeps_its_old_storage(
 def another_migration_right_after(world: World, engine: Engine, volume: Volume) -> Iterator[list[Any]]:
     """Begin a migration by another engine in the moment after the first one has given way to a request."""
     other, _ = world.open_engine(user="another")
-    settle, second = engine._volumes._settle, []
+    gate = engine._volumes._lifecycle._gate
+    settle, second = gate._settle, []
 
     def settle_and_lose(present: Volume, operation: str) -> None:
         settle(present, operation)
         if not second:
             second.append(begin(other, volume))
 
-    engine._volumes._settle = settle_and_lose
+    gate._settle = settle_and_lose
     yield second
-    engine._volumes._settle = settle
+    gate._settle = settle
 
 
 REQUESTS: dict[str, Callable[[Engine, Volume], object]] = {

@@ -17,9 +17,11 @@ class SmallDriver(VolumeDriver):
 
     capabilities = frozenset(Capability)
 
-    def __init__(self, *, host: str = "here", backend: str = "small", timeout_seconds: float = 10.0) -> None:
-        options = {"driver_timeout_seconds": timeout_seconds, "driver_migrate_timeout_seconds": timeout_seconds}
-        super().__init__(host=host, backend=backend, options=options)
+    def __init__(
+        self, *, host: str = "here", backend: str = "small", timeout_seconds: float = 10.0, **options: Any
+    ) -> None:
+        times = {"driver_timeout_seconds": timeout_seconds, "driver_migrate_timeout_seconds": timeout_seconds}
+        super().__init__(host=host, backend=backend, options=times | options)
         self.answers: dict[str, Callable[[], Any]] = {}
         self.calls: list[str] = []
 
@@ -71,6 +73,21 @@ class SmallDriver(VolumeDriver):
     def recover_migration(self, ctxt: Any, volume: Volume, host: Any) -> Any:
         return self._answer("recover_migration", (False, None))
 
+    def list_objects(self, pool: str) -> Any:
+        return self._answer("list_objects", [])
+
+    def identify_object(self, volume: Volume) -> Any:
+        return self._answer("identify_object")
+
+    def create_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        return self._answer("create_snapshot")  # type: ignore[no-any-return]
+
+    def delete_snapshot(self, volume: Volume, snapshot_id: str) -> None:
+        return self._answer("delete_snapshot")  # type: ignore[no-any-return]
+
+    def retype(self, ctxt: Any, volume: Volume, new_type: str) -> Any:
+        return self._answer("retype", (False, None))
+
     def open_volume(self, volume: Volume, mode: str) -> Any:
         return self._answer("open_volume")
 
@@ -84,8 +101,8 @@ class SmallDriver(VolumeDriver):
         return self._answer("unmanage")  # type: ignore[no-any-return]
 
 
-def small_backend(timeout_seconds: float = 10.0) -> tuple[Backend, SmallDriver]:
-    driver = SmallDriver(timeout_seconds=timeout_seconds)
+def small_backend(timeout_seconds: float = 10.0, **options: Any) -> tuple[Backend, SmallDriver]:
+    driver = SmallDriver(timeout_seconds=timeout_seconds, **options)
     return Backend(driver, name="small", driver_name="tests.small"), driver
 
 

@@ -124,7 +124,7 @@ def test_a_volume_that_is_being_extended_is_not_extended_again(world: World) -> 
     thread.start()
     until(lambda: "extend_volume" in [method for method, _ in world.driver.calls])
     before = world.rows()
-    with pytest.raises(errors.WrongStatus, match="extending"):
+    with pytest.raises(errors.OperationInProgress, match="extend is under way"):
         world.manager.extend(volume.id, 3 * SIZE)
     assert world.rows() == before
     let_go(world.driver, lambda: not thread.is_alive())

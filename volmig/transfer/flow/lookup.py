@@ -131,7 +131,9 @@ class Lookup:
     def _unanswered(self, what: str, seconds: float) -> errors.TransferCancelled:
         cancelled = self._control.cancellation()
         hint = f"{cancelled.hint} The storage hangs: {what} has not been answered for {seconds:.1f} s."
-        return errors.TransferCancelled(hint=hint, **cancelled.fields)
+        unanswered = errors.TransferCancelled(hint=hint, **cancelled.fields)
+        unanswered.storage_hangs = True
+        return unanswered
 
     def extents(self, end: OpenEnd, size_bytes: int, begin_bytes: int = 0) -> Iterator[tuple[int, int]]:
         """Yield what :meth:`OpenEnd.extents` does."""

@@ -89,6 +89,8 @@ class Pump:
             self._drain(_CANCEL_GRACE_SECONDS if isinstance(exc, errors.TransferCancelled) else _FAILURE_GRACE_SECONDS)
             if isinstance(exc, errors.VolmigError):
                 exc.hint = f"{exc.hint} {self._stuck()}".strip()
+            if isinstance(exc, errors.TransferCancelled):
+                exc.storage_hangs = bool(self._queue.in_flight)
             raise
 
     def _step(self, tasks: Iterator[Task], flow: Flow) -> bool:

@@ -19,15 +19,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from tests.unit.transfer.fakes import Handle, ReadintoHandle, descriptors
+from tests.unit.transfer.faults import SILENT, Fault, Plan, faulty
 from volmig import errors
 from volmig.transfer import Checkpoint, CopyOptions, Tail, TransferResult, Verify, copy, digest_of
 from volmig.transfer import digest as tree
 from volmig.transfer.ends import files
 from volmig.transfer.flow import copying, setup
 from volmig.transfer.flow.request import Kind, Request
-
-from .fakes import Handle, ReadintoHandle, descriptors
-from .faults import SILENT, Fault, Plan, faulty
 
 KIB = 1024
 MIB = 1024 * KIB

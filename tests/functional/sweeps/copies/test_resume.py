@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.transfer.fakes import Handle, make_file, pattern
+from tests.unit.transfer.memory_end import MemoryEnd, let_open
+from tests.unit.transfer.test_pump import Scripted, whole
 from volmig import errors
 from volmig.transfer import Control, CopyOptions, TransferResult, Verify, copy, copy_data, digest_of
 from volmig.transfer import digest as digests
@@ -23,10 +26,6 @@ from volmig.transfer.flow.plan import tasks
 from volmig.transfer.flow.pump import Pump
 from volmig.transfer.flow.request import Kind, Request
 from volmig.transfer.resume.run import Run
-
-from .fakes import Handle, make_file, pattern
-from .memory_end import MemoryEnd, let_open
-from .test_pump import Scripted, whole
 
 MIB = 1024 * 1024
 SIZE = 34 * MIB + 5

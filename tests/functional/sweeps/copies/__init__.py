@@ -1,0 +1,1 @@
+"""Copies, fuzzed and killed."""
