@@ -134,12 +134,26 @@ class MigrationManager:
             LOG.debug("migration %s is being run by %s", migration.id, migration.owner)
             return None
 
-    def take_over_all(self, *, grace_seconds: float = 0.0) -> list[OwnedMigration]:
-        """Run here all migrations that have no worker."""
+    def take_over_all(self, *, grace_seconds: float = 0.0, up_to_slots: bool = False) -> list[OwnedMigration]:
+        """Run here all migrations that have no worker, the oldest first.
+
+        :param up_to_slots: leave those to other processes for which there would be no turn here, unless they are to be
+            cancelled, which takes none.
+        """
         with self._store.reading() as view:
             unfinished = view.list_migrations(MigrationQuery(phases=_UNFINISHED))
-        taken = (self.take_over_if_abandoned(migration, grace_seconds=grace_seconds) for migration in unfinished)
-        return [owned for owned in taken if owned is not None]
+        taken = []
+        for migration in reversed(unfinished):
+            if up_to_slots and not migration.cancel_requested_by and not self._workers.free_slots():
+                continue
+            owned = self.take_over_if_abandoned(migration, grace_seconds=grace_seconds)
+            if owned is not None:
+                taken.append(owned)
+        return taken
+
+    def has_free_slots(self) -> bool:
+        """Say whether another migration would be run at once."""
+        return bool(self._workers.free_slots())
 
     # --- steering -----------------------------------------------------------------------------
 
@@ -160,6 +174,8 @@ class MigrationManager:
     def cancel_all(self) -> None:
         """Ask for all migrations that run here to be undone, as far as they can be."""
         for owned in self._leases.all():
+            if owned.is_lost:
+                continue
             try:
                 self.cancel(owned.migration.id)
             except errors.VolmigError as error:

@@ -251,9 +251,17 @@ class Move:
             transaction.save_checkpoint(self.migration, data)
 
     def refresh(self) -> None:
-        """Read everything again, after a transaction whose end is not known."""
+        """Read everything again, after a transaction whose end is not known.
+
+        :raises volmig.errors.LeaseLost: when another owns the migration by now: its epoch must not become ours.
+        """
+        own = self.migration
         with self.store.reading() as view:
-            migration = view.get_migration(self.migration.id)
+            migration = view.get_migration(own.id)
+            if migration.epoch != own.epoch:
+                loss = errors.LeaseLost(migration=own.id, owner=own.owner, epoch=own.epoch)
+                self.owned.lose(loss)
+                raise loss
             self._volume = view.get_volume(migration.volume_id)
             written = list(view.read_journal(migration.id))
         if len(written) > self._written:

@@ -75,9 +75,10 @@ class OwnedMigration:
         return self._ended
 
     @property
-    def was_told_to_pause(self) -> bool:
-        """Whether this process has learned of a request to pause, which may be withdrawn since."""
-        return self._was_told_to_pause
+    def may_go_on(self) -> bool:
+        """Whether what has stopped its copy may be over: a request to pause that is withdrawn since, or a renewal of
+        the lease that was recorded in time, and learned of too late."""
+        return self._was_told_to_pause or self.control.expired
 
     @property
     def is_to_be_handed_over(self) -> bool:
@@ -211,10 +212,11 @@ class LeaseKeeper:
         with self._lock:
             return list(self._owned.values())
 
-    def drop(self, migration_id: str) -> None:
-        """Stop renewing."""
+    def drop(self, owned: OwnedMigration) -> None:
+        """Stop renewing. The lease of a later turn of this process on the same migration is left alone."""
         with self._lock:
-            self._owned.pop(migration_id, None)
+            if self._owned.get(owned.migration.id) is owned:
+                del self._owned[owned.migration.id]
 
     def close(self) -> None:
         """Stop the thread."""
@@ -256,8 +258,10 @@ class LeaseKeeper:
                 LOG.warning("%s", error)
                 owned.lose(error)
             return
+        except errors.TemporaryError as error:
+            # The others are renewed, and this one is given up in time.
+            LOG.warning("renewing the lease of migration %s failed: %s", live.id, error)
         except Exception:
-            # Whatever it was, the others are renewed, and this one is given up in time.
             LOG.exception("renewing the lease of migration %s failed", live.id)
         else:
             owned.renew(self._deadline(started))

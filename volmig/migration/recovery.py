@@ -21,6 +21,9 @@ LOG = logging.getLogger(__name__)
 _GRACE_SECONDS = 10.0
 """How long a migration must have been without a worker that was accepted, and may be waiting for its first one."""
 
+_FULL_SECONDS = 1.0
+"""How soon a process that has no turn for more looks again: one may be free then."""
+
 _CLOSING_SECONDS = 5.0
 """How long a round that hangs in a driver is waited for."""
 
@@ -74,19 +77,24 @@ class Recovery:
         for thread in self._threads:
             thread.join(_CLOSING_SECONDS)
 
-    def _take_over(self) -> None:
-        for owned in self._migrations.take_over_all(grace_seconds=_GRACE_SECONDS):
+    def _take_over(self) -> bool:
+        """Take over what there is a turn for; return whether there is a turn for more."""
+        for owned in self._migrations.take_over_all(grace_seconds=_GRACE_SECONDS, up_to_slots=True):
             LOG.warning("migration %s had no worker and goes on here", owned.migration.id)
+        return self._migrations.has_free_slots()
 
-    def _clear_up(self) -> None:
+    def _clear_up(self) -> bool:
         self._volumes.recover()
         settle_doubts(self._store, self._backends)
         delete_retired(self._store, self._backends)
+        return True
 
-    def _repeat(self, work: Callable[[], None], interval_seconds: float) -> None:
+    def _repeat(self, work: Callable[[], bool], interval_seconds: float) -> None:
         while True:
+            seconds = interval_seconds
             try:
-                work()
+                if not work():
+                    seconds = min(seconds, _FULL_SECONDS)
             except errors.EngineClosed:
                 return
             except Exception:
@@ -94,5 +102,5 @@ class Recovery:
                     return
                 # The next round may succeed, when the store or the storage is back.
                 LOG.exception("a round of recovery failed; the next one is in %g seconds", interval_seconds)
-            if self._stop.wait(interval_seconds):
+            if self._stop.wait(seconds):
                 return

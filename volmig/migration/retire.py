@@ -7,7 +7,7 @@ import logging
 from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.manager.parallel import by_backend, for_each
-from volmig.model import EntryKind, JournalEntry, RetiredObject, Volume, VolumeStatus
+from volmig.model import EntryKind, JournalEntry, Migration, RetiredObject, Volume, VolumeStatus
 from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -43,17 +43,23 @@ def _delete(store: Store, backends: Backends, retired: RetiredObject) -> bool:
             transaction.update_retired(retired.id, attempts=retired.attempts + 1, last_error=error.message)
         return False
     with store.writing() as transaction:
+        if all(left.id != retired.id for left in transaction.list_retired(migration_id=retired.migration_id)):
+            # Another process was at it, too.
+            return True
         transaction.remove_retired(retired.id)
         try:
-            transaction.append_journal(_deletion(retired))
+            migration = transaction.get_migration(retired.migration_id)
         except errors.MigrationNotFound:
             LOG.debug("nobody keeps a history of retired object %s", retired.name_id)
+        else:
+            transaction.append_journal(_deletion(retired, migration))
     return True
 
 
-def _deletion(retired: RetiredObject) -> JournalEntry:
+def _deletion(retired: RetiredObject, migration: Migration) -> JournalEntry:
     return JournalEntry(
-        migration_id=retired.migration_id,
+        migration_id=migration.id,
+        epoch=migration.epoch,
         kind=EntryKind.NOTE,
         subject="old-storage",
         actor=retired.host.partition("@")[0],

@@ -185,9 +185,9 @@ class MigrationRunner:
             return _After.TURN_BACK
         if move.migration.pause_requested_by or self._owned.is_to_be_handed_over:
             return self._let_go()
-        if not self._owned.was_told_to_pause and not isinstance(stop, _PauseWanted):
-            return _After.TURN_BACK
-        return self._go_on_after_all()
+        if isinstance(stop, _PauseWanted) or self._owned.may_go_on:
+            return self._go_on_after_all()
+        return _After.TURN_BACK
 
     def _let_go(self) -> _After:
         move = self._move
@@ -201,7 +201,7 @@ class MigrationRunner:
         return _After.TURN_BACK if move.migration.cancel_requested_by else self._go_on_after_all()
 
     def _go_on_after_all(self) -> _After:
-        """Go on here: the request to pause was withdrawn before this worker had let go."""
+        """Go on here: the request to pause was withdrawn, or the lease renewed, before this worker had let go."""
         self._owned.go_on_after_all()
         return _After.GO_ON
 
@@ -273,7 +273,7 @@ class MigrationRunner:
         if self._owned.is_to_be_handed_over and not self._move.is_begun(DriverMove.name):
             raise _PauseWanted
         if self._owned.control.cancelled and not self._owned.is_to_be_handed_over:
-            if not self._owned.was_told_to_pause:
+            if not self._owned.may_go_on:
                 raise _cancellation(self._move.migration)
             self._owned.go_on_after_all()
 

@@ -83,6 +83,11 @@ class WorkerPool:
             self._closed = True
             self._admitted.wait_for(lambda: not self._admissions)
 
+    def free_slots(self) -> int:
+        """Return how many more migrations would be run at once."""
+        with self._lock:
+            return max(0, self._settings.max_concurrent_migrations - self._workers - len(self._waiting))
+
     def join(self) -> None:
         """Wait for those that were taken."""
         with self._lock:
@@ -125,7 +130,7 @@ class WorkerPool:
         else:
             runner.run()
         finally:
-            self._leases.drop(owned.migration.id)
+            self._leases.drop(owned)
 
     def _end_without_volume(self, owned: OwnedMigration, gone: errors.VolumeNotFound) -> None:
         """End a migration whose volume is no longer recorded, so that nobody waits for it in vain.

@@ -313,10 +313,10 @@ def test_rounds_of_recovery_survive_a_store_that_fails(make_world: MakeWorld, mo
     failures = iter(range(3))
     plain = world.engine._migrations.take_over_all
 
-    def fail_first(*, grace_seconds: float) -> object:
+    def fail_first(**options: object) -> object:
         if next(failures, None) is not None:
             raise errors.StoreBusy(database="it", seconds="1")
-        return plain(grace_seconds=grace_seconds)
+        return plain(**options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(world.engine._migrations, "take_over_all", fail_first)
     volume = world.create()
