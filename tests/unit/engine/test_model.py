@@ -8,5 +8,5 @@ from tests.unit.engine.model import EngineMachine
 
 TestModel = EngineMachine.TestCase
 TestModel.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=6, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
 )

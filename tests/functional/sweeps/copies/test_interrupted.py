@@ -14,11 +14,10 @@ from unittest import mock
 
 import pytest
 
+from tests.unit.transfer.fakes import make_file
 from tests.unit.waiting import until
 from volmig.transfer import Checkpoint, CopyOptions, Verify, copy, digest
 from volmig.transfer.flow import copying as flow
-
-from .fakes import make_file
 
 MIB = 1024 * 1024
 SIZE = 26 * MIB + 5

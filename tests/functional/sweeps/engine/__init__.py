@@ -1,0 +1,1 @@
+"""An engine, and many who want something of it at once."""
