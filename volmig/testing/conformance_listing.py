@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,8 +15,13 @@ from volmig.model import PoolAddress, Volume
 from volmig.testing import patterns
 from volmig.testing.kit import ODD_BYTES, SIZE_BYTES, Kit
 
-_LOOKS = 12
+_LOOKS = 15
 """How often a pool is listed while volumes come and go in it."""
+
+_STAY_SECONDS = 0.002
+
+_BEGIN_SECONDS = 60.0
+"""How long the threads that make them may take to begin."""
 
 
 class ListingConformance:
@@ -135,16 +141,20 @@ class ListingConformance:
             return
         bystander = kit.created()
         passing = [kit.volume() for _ in range(3)]
-        over = threading.Event()
+        begun, over = threading.Barrier(len(passing) + 1, timeout=_BEGIN_SECONDS), threading.Event()
 
         def come_and_go(volume: Volume) -> None:
+            begun.wait()
             while not over.is_set():
                 kit.driver.create_volume(volume)
+                # Time to be listed: one that is gone again at once would hardly ever be.
+                time.sleep(_STAY_SECONDS)
                 kit.driver.delete_volume(volume)
 
         with ThreadPoolExecutor(max_workers=3) as workers:
             going = [workers.submit(come_and_go, volume) for volume in passing]
             try:
+                begun.wait()
                 for _ in range(_LOOKS):
                     assert len(_of(_listed(kit, kit.host()), bystander)) == 1
             finally:
