@@ -58,7 +58,8 @@ class Move:
             self._volume = view.get_volume(migration.volume_id)
             self._journal: list[JournalEntry] = list(view.read_journal(migration.id))
         self._unwritten: list[JournalEntry] = []
-        self._written = len(self._journal)
+        self._written = 0
+        """How many entries this worker has written."""
         self._taken_over_at = len(self._journal)
         self.context = RequestContext(user=migration.requested_by, project_id=self._volume.project_id)
 
@@ -237,8 +238,8 @@ class Move:
             del self._journal[known:]
             del self._unwritten[unwritten:]
             raise
+        self._written += len(self._unwritten)
         self._unwritten.clear()
-        self._written = len(self._journal)
         self._volume = recording.volume
         self.owned.record(recording.migration)
 
@@ -264,10 +265,12 @@ class Move:
                 raise loss
             self._volume = view.get_volume(migration.volume_id)
             written = list(view.read_journal(migration.id))
-        if len(written) > self._written:
+        # Others enter their requests in the journal, too.
+        own_written = sum(entry.epoch == own.epoch and entry.actor == own.owner for entry in written)
+        if own_written > self._written:
             # It was committed after all, and with it what waited to be written.
             self._unwritten.clear()
-        self._written = len(written)
+        self._written = own_written
         self._journal = written + self._unwritten
         self.owned.record(migration)
 

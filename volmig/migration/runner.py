@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import enum
 import logging
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.manager.processes import ProcessIdentity
+from volmig.migration.attempts import Attempts, as_volmig_error
 from volmig.migration.connect import disconnect
 from volmig.migration.endings import end_at_source, let_go, stop_in_doubt, succeed
 from volmig.migration.helpers import stop_helpers
@@ -43,8 +42,6 @@ from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 StepsFor = Callable[[Method], Sequence[Step]]
 
 
@@ -65,11 +62,11 @@ class MigrationRunner:
         process: ProcessIdentity | None = None,
         steps_for: StepsFor = steps_for,
     ) -> None:
-        self._settings = settings
         self._owned = owned
         self._steps_for = steps_for
         self._process = process or ProcessIdentity.own(backends.host)
         self._move = Move(store, backends, settings, owned)
+        self._attempts = Attempts(settings, self._move)
         self._must_go_forward = False
         self._left_behind: errors.VolmigError | None = None
         self._storage_hangs = False
@@ -102,7 +99,7 @@ class MigrationRunner:
         move.note(EntryKind.NOTE, WORKER, facts)
         phase = self._owned.migration.phase
         if phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
-            return self._persistently(lambda: self._back(self._interruption(), phase))
+            return self._attempts.persistently(lambda: self._back(self._interruption(), phase))
         # A request to cancel is refused from this phase on; so one that is on record has been found impossible.
         self._must_go_forward = phase is Phase.COMPLETING and bool(self._owned.migration.cancel_requested_by)
         while True:
@@ -113,15 +110,17 @@ class MigrationRunner:
             except errors.LeaseLost:
                 raise
             except errors.LocationDoubtful as doubt:
-                return self._persistently(partial(self._stop_in_doubt, doubt))
+                return self._attempts.persistently(partial(self._stop_in_doubt, doubt))
             except (_PauseWanted, errors.TransferCancelled) as stop:
-                after = self._persistently(partial(self._stop, stop))
+                after = self._attempts.persistently(partial(self._stop, stop))
                 if after is _After.GO_ON:
                     continue
-                return self._persistently(partial(self._turn_back, stop)) if after is _After.TURN_BACK else None
+                if after is not _After.TURN_BACK:
+                    return None
+                return self._attempts.persistently(partial(self._turn_back, stop))
             except Exception as error:  # noqa: BLE001
                 # Whatever it was, it is taken back, and told to whoever waits for the migration.
-                return self._persistently(partial(self._turn_back, error))
+                return self._attempts.persistently(partial(self._turn_back, error))
             return None
 
     # --- what an earlier owner has left -------------------------------------------------------
@@ -191,7 +190,7 @@ class MigrationRunner:
 
     def _let_go(self) -> _After:
         move = self._move
-        error = self._try_repeatedly("disconnect", lambda: disconnect(move))
+        error = self._attempts.repeatedly("disconnect", lambda: disconnect(move))
         if error is not None:
             LOG.warning("migration %s: it is connected again all the same when it goes on", move.migration.id)
         # What is proved now may be something else when it goes on.
@@ -287,7 +286,7 @@ class MigrationRunner:
                 move.note(EntryKind.DONE, step.name, outcome)
                 step.commit(move, recording)
 
-        error = self._try_repeatedly(step.name, attempt)
+        error = self._attempts.repeatedly(step.name, attempt)
         if error is not None:
             LOG.warning("migration %s: %s is left for later: %s", move.migration.id, step.name, error)
             move.note(EntryKind.FAILED, step.name, error.as_dict())
@@ -358,7 +357,7 @@ class MigrationRunner:
 
     def _undo_step(self, step: Step) -> None:
         move = self._move
-        error = self._try_repeatedly(step.name, lambda: step.undo(move))
+        error = self._attempts.repeatedly(step.name, lambda: step.undo(move))
         with move.recording() as recording:
             if error is None:
                 step.after_undo(move, recording)
@@ -397,49 +396,6 @@ class MigrationRunner:
         succeed(move)
 
     # --- common -------------------------------------------------------------------------------
-
-    def _persistently(self, end: Callable[[], T]) -> T | None:
-        """Bring the migration to its end, beginning again when the way there fails, as when the store is busy.
-
-        What was done already is in the journal and is not done twice.
-        """
-        delay = self._settings.cleanup_delay_seconds
-        for left in reversed(range(self._settings.cleanup_attempts)):
-            try:
-                return end()
-            except errors.LeaseLost:
-                raise
-            except Exception as error:
-                if not left:
-                    raise
-                LOG.warning("migration %s: beginning again after: %s", self._move.migration.id, error, exc_info=error)
-            time.sleep(delay)
-            delay *= 2
-            self._move.refresh()
-            if self._move.migration.phase.is_final:
-                return None
-        return None
-
-    def _try_repeatedly(self, name: str, attempt: Callable[[], None]) -> errors.VolmigError | None:
-        """Call *attempt* until it succeeds or its attempts are used up; return the last error, if any."""
-        delay = self._settings.cleanup_delay_seconds
-        last: errors.VolmigError | None = None
-        for number in range(self._settings.cleanup_attempts):
-            if number:
-                time.sleep(delay)
-                delay *= 2
-            try:
-                self._owned.check()
-                attempt()
-            except (errors.LeaseLost, errors.LocationDoubtful, CannotGoBack):
-                raise
-            except Exception as error:  # noqa: BLE001
-                # Clearing up goes on with what is left; the error is recorded by the caller.
-                last = as_volmig_error(error)
-                LOG.warning("migration %s: %s failed, attempt %d: %s", self._move.migration.id, name, number + 1, last)
-            else:
-                return None
-        return last
 
     def _interruption(self) -> errors.VolmigError:
         """Return why the earlier owner was going back, from its record."""
@@ -486,12 +442,3 @@ def _heed_requests(migration: Migration) -> None:
 def _cancellation(migration: Migration) -> errors.MigrationCancelled:
     who = migration.cancel_requested_by or "the program that runs it"
     return errors.MigrationCancelled(migration=migration.id, requested_by=who)
-
-
-def as_volmig_error(error: Exception) -> errors.VolmigError:
-    """Return *error*, or an internal error with it as its cause."""
-    if isinstance(error, errors.VolmigError):
-        return error
-    found = errors.InternalError(reason=f"{type(error).__name__}: {error}")
-    found.__cause__ = error
-    return found

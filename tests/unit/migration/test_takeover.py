@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.migration.world import KINDS, Kind, World
+from volmig.migration.move import Move
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.steps import steps_for
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase
 from volmig.testing import patterns
-from volmig.testing.faults import DyingStore, FailingStep, When, failing_steps
+from volmig.testing.faults import DyingStore, FailingStep, FailingStore, InjectedFailure, When, failing_steps
 
 BY_HOST = [kind for kind in KINDS if kind.method is not Method.DRIVER]
 
@@ -130,3 +131,41 @@ def test_the_pattern_would_show_it(tmp_path: Path) -> None:
         handle.write(b"x")
     with pytest.raises(patterns.PatternMismatch):
         world.check(world.volume)
+
+
+def test_a_request_of_somebody_else_is_not_taken_for_a_commit(tmp_path: Path) -> None:
+    """What was not written stays to be written, though the journal has grown meanwhile."""
+    world = World(tmp_path, KINDS[1])
+    migration = world.accept()
+    with world.store.writing() as transaction:
+        transaction.append_journal(
+            JournalEntry(migration_id=migration.id, kind=EntryKind.REQUEST, subject="limit", actor="somebody", epoch=1)
+        )
+    owned = OwnedMigration(migration)
+    move = Move(world.store, world.backends, world.settings, owned)
+    with world.store.writing() as transaction:
+        transaction.append_journal(
+            JournalEntry(migration_id=migration.id, kind=EntryKind.REQUEST, subject="pause", actor="somebody", epoch=1)
+        )
+    move.note(EntryKind.NOTE, "kept", {"it": "is"})
+    move.refresh()
+    with move.recording():
+        pass
+    assert move.recorded("kept", "it") == "is"
+    with world.store.reading() as view:
+        assert [entry.subject for entry in view.read_journal(migration.id)][-3:] == ["limit", "pause", "kept"]
+
+
+def test_what_was_committed_though_reported_as_failed_is_not_written_twice(tmp_path: Path) -> None:
+    world = World(tmp_path, KINDS[1])
+    migration = world.accept()
+    store = FailingStore(world.store, fail_at=1, when=When.AFTER)
+    move = Move(store, world.backends, world.settings, OwnedMigration(migration))
+    move.note(EntryKind.NOTE, "once")
+    with pytest.raises(InjectedFailure), move.recording():
+        pass
+    move.refresh()
+    with move.recording():
+        pass
+    with world.store.reading() as view:
+        assert [entry.subject for entry in view.read_journal(migration.id)].count("once") == 1
