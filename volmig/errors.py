@@ -556,6 +556,14 @@ class CheckpointBusy(TemporaryError):
     hint_template = "Wait for it to end, or stop it; `fuser --verbose {path}` shows it."
 
 
+class DestinationBusy(TemporaryError):
+    """Requests of an earlier copy to the destination may still be under way."""
+
+    code = "destination-busy"
+    template = "An earlier copy to {path} may still have requests under way, which the storage has not answered."
+    hint_template = "Go on when the storage answers again, or copy to another place; `fuser --verbose {path}` may help."
+
+
 class CheckpointSuperseded(TemporaryError):
     """Another run has taken a copy over, or ended it, while this one did not watch."""
 
@@ -683,6 +691,20 @@ class ObjectLeftBehind(OperatorError):
     hint_template = "It is on record, and deleting it is tried again; mend the storage that refuses it."
 
 
+class OldStorageDamaged(OperatorError):
+    """The old storage to which a volume was to go back does not hold any more what was copied from it."""
+
+    code = "old-storage-damaged"
+    template = (
+        "Migration {migration} is not rolled back: its old storage {name} in {host} does not hold any more what volume "
+        "{volume} was copied from. Nothing has changed; the volume stays in {present}."
+    )
+    hint_template = (
+        "Something has written to the old storage, or the storage has lost data: look at it. The volume does not need "
+        "it; `volmig migration retire {migration}` deletes it."
+    )
+
+
 class OldStorageLeft(OperatorError):
     """The old storage of a migrated volume was to be deleted, and is still there."""
 
@@ -705,8 +727,9 @@ class LocationDoubtful(OperatorError):
     code = "location-doubtful"
     template = "Volume {volume} may be in {source} or in {destination}: {reason}."
     hint_template = (
-        "Nothing was deleted; look at both places before you touch either. When the storage has come to rest, "
-        "`volmig migration recover` looks again, and frees a volume that is seen in one place."
+        "Nothing was deleted; look at both places before you touch either. When no driver's call can be moving it any "
+        "more, since the call has ended or its process is gone, `volmig migration recover` looks again, and frees a "
+        "volume that is seen in one place."
     )
 
 

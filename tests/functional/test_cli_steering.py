@@ -163,6 +163,11 @@ def test_changes_are_discarded_when_that_is_asked_for(cli: Cli) -> None:
     done = cli("migration", "rollback", "--wait", "--discard-changes", migration_id)
     assert "Volume v is back at here@alpha#alpha." in done.stderr
     assert content(cli, "alpha") == [data]
+    # What is given up can be had back as long.
+    assert content(cli, "beta") == [bytes(MIB)]
+    rollback = cli.json("migration", "list", "--volume", "v", "--long")[0]["id"]
+    assert cli.migration(rollback)["source_kept_until"] is not None
+    cli("migration", "retire", rollback)
     assert content(cli, "beta") == []
 
 
@@ -202,24 +207,23 @@ def test_a_service_takes_over_and_deletes_what_is_due(cli: Cli) -> None:
     assert_moved(cli, data)
 
 
-def test_the_second_signal_ends_a_service_at_once_and_another_goes_on(cli: Cli) -> None:
+def test_a_service_that_is_told_to_stop_leaves_its_copy_to_another(cli: Cli) -> None:
     _, data = cli.filled("v", SIZE)
     started = cli.json(*WORDS, "--limit", "1MiB")
     os.kill(worker_of(cli.moving("v")), signal.SIGKILL)
     with cli.running("migration", "recover", "--keep") as service:
         until(lambda: cli.migration(started["id"])["owner"].split(":")[1:2] == [str(service.pid)], "it was taken over")
-        service.send_signal(signal.SIGTERM)
-        time.sleep(1)
-        assert service.poll() is None
         told = stop(service)
-    assert service.returncode == 130
-    assert "waiting for the migrations that run here" in told
-    assert "Told to stop at once" in told
+    assert service.returncode == 0
+    assert "letting go of the migrations that run here" in told
     assert "Traceback" not in told
+    left = cli.migration(started["id"])
+    assert (left["phase"], left["owner"]) == ("migrating", "")
     cli("migration", "limit", started["id"], "0")
     with cli.running("migration", "recover", "--keep") as other:
         until(lambda: cli.migration(started["id"])["phase"] == "success", "another went on")
         stop(other)
+    assert cli.migration(started["id"])["destination_id"] == left["destination_id"]
     assert_moved(cli, data)
 
 

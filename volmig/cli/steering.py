@@ -170,8 +170,8 @@ class MigrationRollback(_SteeringCommand):
 
     That is a migration of its own. The volume and its old storage are compared, byte for byte; when they differ, since
     the volume was written to, it stays where it is. Then the volume's record names the old storage again, and what the
-    volume leaves is deleted. Without --wait a background process does that; with --wait this command does, and Ctrl-C
-    cancels it.
+    volume leaves is deleted, or, with --discard-changes, kept for a while. Without --wait a background process does
+    that; with --wait this command does, and Ctrl-C cancels it.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -180,7 +180,8 @@ class MigrationRollback(_SteeringCommand):
         parser.add_argument(
             "--discard-changes",
             action="store_true",
-            help="compare nothing: what was written to the volume since its migration is lost",
+            help="give up what was written to the volume since its migration: only the old storage is looked at, and "
+            "what the volume leaves is kept for as long as that was",
         )
         self.add_wait(parser, "do it here and now, and show the progress")
         return parser

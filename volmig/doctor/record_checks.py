@@ -220,13 +220,16 @@ def _overdue(retired: RetiredObject) -> Finding:
     name = retired.provider_id or f"volume-{retired.name_id}"
     tried = f"was tried {retired.attempts} times" if retired.attempts != 1 else "was tried once"
     last = f"; the last error: {retired.last_error}" if retired.last_error else ""
+    begun = ""
+    if retired.deletion_begun_at is not None:
+        begun = f" Its deletion began at {_time(retired.deletion_begun_at)}: it cannot be gone back to any more."
     return Finding(
         code=Code.RETIRED_OVERDUE,
         what=name,
         places=(retired.host,),
         explanation=f"Volume {retired.volume_id} has left it, and it was to be deleted at "
-        f"{_time(retired.delete_after)}. That {tried}{last}. It is only deleted while the volume is seen at its own "
-        "place.",
+        f"{_time(retired.delete_after)}. That {tried}{last}.{begun} It is only deleted while the volume is seen at its "
+        "own place.",
         words=RECOVER,
         safe=True,
         volume_id=retired.volume_id,

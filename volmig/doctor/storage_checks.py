@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from volmig import errors
@@ -14,6 +14,8 @@ from volmig.doctor.storage import Sight, reason_of
 from volmig.drivers.base import StoredObject
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
+from volmig.manager.doubts import unsettled_doubt
+from volmig.migration.driver_calls import DriverCalls
 from volmig.model import Migration, Volume, VolumeStatus
 from volmig.store import MigrationQuery, Store
 
@@ -113,9 +115,9 @@ class BackendExam:
             )
         for each in retired:
             places += [each.host] if each.host not in places else []
-            text += (
-                f"Its old storage {each.provider_id or f'volume-{each.name_id}'} is still in {each.host}, and is kept. "
-            )
+            old = each.provider_id or f"volume-{each.name_id}"
+            fate = "and is kept" if each.deletion_begun_at is None else "unless a deletion that was begun ends yet"
+            text += f"Its old storage {old} is still in {each.host}, {fate}. "
         text += (
             "Find out who removed it, and put it back there. Only when it is lost for good, `volmig volume delete` "
             "forgets the volume."
@@ -140,8 +142,12 @@ class BackendExam:
         if volume.operation or volume.migration_id is not None:
             return
         if last is not None and last.error_code == errors.LocationDoubtful.code:
-            self._add_doubt(volume, last)
-            return
+            with self.store.reading() as view:
+                doubt = unsettled_doubt(view, volume.id)
+                calls = DriverCalls.of(view.read_journal(last.id))
+            if doubt is not None:
+                self._add_doubt(volume, doubt, calls.running(self.backends.host))
+                return
         listing = self.sight.listings.get(volume.host)
         found = listing.find(volume) if listing is not None else None
         text = f"{volume.status_reason or 'No reason is on record.'} "
@@ -155,7 +161,7 @@ class BackendExam:
             text += f"There is no object of it in {volume.host}; `volmig volume delete` forgets it."
         self._add(Code.VOLUME_IN_ERROR, volume, text, words)
 
-    def _add_doubt(self, volume: Volume, migration: Migration) -> None:
+    def _add_doubt(self, volume: Volume, migration: Migration, running: Sequence[str]) -> None:
         there = replace(volume, host=migration.destination, provider_location=None, provider_id=None)
         places = [volume] if volume.host == migration.destination else [volume, there]
         seen: list[str] = []
@@ -165,11 +171,23 @@ class BackendExam:
             except errors.VolmigError as error:
                 answer = f"cannot be told ({error.message})"
             seen.append(f"in {place.host} it {answer}")
+        text = (
+            f"{migration.error_message} Now, {' and '.join(seen)}. Nothing was deleted; look at both places before you "
+        )
+        text += "touch either. "
+        if volume.status_reason != migration.error_message:
+            text += f"Something else has gone wrong since, so that it is not freed by itself: {volume.status_reason}"
+        elif running:
+            text += (
+                f"A call of its driver in {' and '.join(running)} may still be moving it. When that has ended, or its "
+                "process is gone, the command frees a volume that is seen whole in just one of them."
+            )
+        else:
+            text += "The command frees a volume that is seen whole in just one of them."
         self._add(
             Code.LOCATION_DOUBTFUL,
             volume,
-            f"{migration.error_message} Now, {' and '.join(seen)}. Nothing was deleted; look at both places before you "
-            "touch either. The command frees a volume that is seen whole in just one of them.",
+            text,
             RECOVER,
             places=tuple(dict.fromkeys((migration.source, migration.destination))),
             migration_id=migration.id,

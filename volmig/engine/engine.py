@@ -19,7 +19,6 @@ from volmig.engine.handle import MigrationHandle
 from volmig.manager.backends import Backends
 from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import BackendInfo, PoolInfo
-from volmig.manager.processes import ProcessIdentity
 from volmig.manager.volumes import VolumeManager, new_volume
 from volmig.migration.manager import MigrationManager
 from volmig.migration.ownership import OwnedMigration
@@ -68,12 +67,11 @@ class Engine:
             if self._owns_store:
                 self._store.close()
             raise
-        process = ProcessIdentity.own(conf.host)
-        owner = f"{conf.host}:{process.pid}:{uuid.uuid4().hex[:8]}"
+        owner = f"{conf.host}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._migrations = MigrationManager(
-            self._store, self._backends, self._settings, context=self._context, owner=owner, process=process
+            self._store, self._backends, self._settings, context=self._context, owner=owner
         )
-        self._volumes = VolumeManager(self._store, self._backends, settle=self._migrations.make_way, process=process)
+        self._volumes = VolumeManager(self._store, self._backends, settle=self._migrations.make_way)
         self._recovery = Recovery(self._store, self._backends, self._settings, self._migrations, self._volumes)
         self._closed = False
         self._ended = False
@@ -441,7 +439,8 @@ class Engine:
         That is a migration of its own: the volume and its old storage are compared, byte for byte, the record is
         changed, and what the volume leaves is deleted.
 
-        :param discard_changes: do not compare: what was written since is lost.
+        :param discard_changes: give up what was written since: only the old storage is proved, by the digest of the
+            migration, and what the volume leaves is kept for as long as that was, so that this can be rolled back too.
         :raises volmig.errors.RollbackImpossible: saying why.
         """
         self._check_open()

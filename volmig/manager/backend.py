@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar
 
 from volmig import errors
@@ -18,7 +20,8 @@ from volmig.drivers.base import (
 )
 from volmig.manager.answers import Answers
 from volmig.manager.calls import HangingCalls, call_with_timeout
-from volmig.manager.claims import Claims, Thing
+from volmig.manager.claims import Claims, Connection
+from volmig.manager.deletions import Deletion, Deletions
 from volmig.manager.identities import StorageIdentities
 from volmig.manager.policies import POLICIES, CallTimes
 from volmig.manager.pools import BackendInfo, PoolInfo, StatsMalformed, parse_pools
@@ -57,6 +60,7 @@ class Backend:
         self._answers = Answers(driver=driver_name, backend=name)
         self._hanging = HangingCalls(name)
         self._claims = Claims(name)
+        self._deletions = Deletions(name)
         self._setup = SetUp(self._set_up, backend=name)
         self._connector: ConnectorProperties = {"host": driver.host}
 
@@ -186,39 +190,64 @@ class Backend:
 
     # --- volumes ------------------------------------------------------------------------------
 
-    def create_volume(self, volume: Volume) -> VolumeUpdate:
-        """Make the object. One that appears after the call's time is removed, unless somebody else has it by then."""
+    def create_volume(
+        self, volume: Volume, *, when_late: Callable[[Volume, str | None], object] | None = None
+    ) -> VolumeUpdate:
+        """Make the object.
+
+        :param when_late: called when the call was given up and the object is there after all, with the volume as the
+            driver is told of the object, and its identity. By then the object may belong to somebody else: the call
+            also succeeds when it finds one. None only logs it.
+        """
         method = "create_volume"
-        thing = _object(volume.host, volume.backend_id)
-        with self._claims.making(thing, wait_seconds=self.call_seconds(method)) as claim:
-            update = self._ask(
-                method,
-                lambda: self.driver.create_volume(volume),
-                when_late=lambda _: self._claims.take_back(claim, lambda: self._remove_late(volume)),
-            )
-            return self._answers.update(method, update)
 
-    def _remove_late(self, volume: Volume) -> None:
-        """Remove an object that was made too late; called in the thread of the late call."""
-        LOG.warning("%s: volume %s was made after its time; removing it", self.name, volume.id)
+        def hand_over(answer: Any) -> None:
+            self._hand_over(volume, answer, when_late)
 
-        def remove() -> None:
-            try:
-                identity = self.driver.identify_object(volume)
-            except errors.VolumeObjectMissing:
-                return
-            self.driver.delete_object(volume, identity)
+        update = self._ask(method, lambda: self.driver.create_volume(volume), when_late=hand_over)
+        return self._answers.update(method, update)
 
-        self._repeat("delete_object", remove)
+    def _hand_over(self, volume: Volume, answer: Any, when_late: Callable[[Volume, str | None], object] | None) -> None:
+        """Tell of an object that a call has made after it was given up; called in the thread of that call."""
+        try:
+            made = placed(volume, self._answers.update("create_volume", answer))
+        except errors.DriverContractBroken as error:
+            LOG.warning("%s", error)
+            made = volume
+        if when_late is None:
+            LOG.error("%s: object %s was made after its time; volmig doctor finds it", self.name, made.backend_id)
+            return
+
+        def identify() -> str | None:
+            return self._answers.identity("identify_object", self.driver.identify_object(made))
+
+        identity: str | None = None
+        try:
+            identity = self._repeat("identify_object", identify)
+        except errors.VolumeObjectMissing:
+            return
+        except Exception as error:  # noqa: BLE001
+            # It is on record without, and can be told from others by its name.
+            LOG.warning("%s: object %s cannot be identified: %s", self.name, made.backend_id, error)
+        when_late(made, identity)
 
     def identify_object(self, volume: Volume) -> str | None:
         answer = self._ask("identify_object", lambda: self.driver.identify_object(volume))
         return self._answers.identity("identify_object", answer)
 
     def delete_object(self, volume: Volume, identity: str | None) -> None:
-        """Remove the object of *volume* unless another one has taken its name; see the driver's contract."""
-        answer = self._ask("delete_object", lambda: self.driver.delete_object(volume, identity))
-        self._answers.nothing("delete_object", answer)
+        """Remove the object of *volume* unless another one has taken its name; see the driver's contract.
+
+        :raises volmig.errors.StorageBusy: when an earlier call for this object was given up, and still runs.
+        """
+        deletion = Deletion(host=volume.host, name=volume.provider_id or volume.backend_id, identity=identity)
+
+        def delete() -> None:
+            with self._deletions.at_work(deletion):
+                return self.driver.delete_object(volume, identity)
+
+        self._deletions.require_none(deletion)
+        self._answers.nothing("delete_object", self._ask("delete_object", delete))
 
     def check_object(self, volume: Volume) -> None:
         """Let the driver compare a volume's object with its record, where that has no effects.
@@ -239,7 +268,6 @@ class Backend:
         self._answers.nothing("delete_volume", answer)
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
-        self._use("extend_volume", volume)
         answer = self._ask("extend_volume", lambda: self.driver.extend_volume(volume, new_size_bytes))
         self._answers.nothing("extend_volume", answer)
 
@@ -276,13 +304,12 @@ class Backend:
     def initialize_connection(self, volume: Volume) -> ConnectionInfo:
         """Make the volume reachable. A connection that comes too late is ended, unless somebody else has it by then."""
         method = "initialize_connection"
-        self._use(method, volume)
 
         def undo() -> None:
             self._repeat("terminate_connection", lambda: self.driver.terminate_connection(volume, self._connector))
 
-        thing = Thing(kind="connection", host=volume.host, name=volume.provider_id or volume.backend_id)
-        with self._claims.making(thing, wait_seconds=self.call_seconds(method)) as claim:
+        connection = Connection(host=volume.host, name=volume.provider_id or volume.backend_id)
+        with self._claims.making(connection, wait_seconds=self.call_seconds(method)) as claim:
             info = self._ask(
                 method,
                 lambda: self.driver.initialize_connection(volume, self._connector),
@@ -297,16 +324,30 @@ class Backend:
 
     def open_volume(self, volume: Volume, mode: str) -> BinaryIO:
         method = "open_volume"
-        self._use(method, volume)
         handle = self._ask(method, lambda: self.driver.open_volume(volume, mode), when_late=lambda late: late.close())
         return self._answers.handle(method, handle)
 
     # --- migration ----------------------------------------------------------------------------
 
-    def migrate_volume(self, context: RequestContext, volume: Volume, host: MigrationHost) -> tuple[bool, VolumeUpdate]:
-        self._use("migrate_volume", volume)
-        answer = self._ask("migrate_volume", lambda: self.driver.migrate_volume(context, volume, host))
-        return self._answers.moved("migrate_volume", answer)
+    def migrate_volume(
+        self,
+        context: RequestContext,
+        volume: Volume,
+        host: MigrationHost,
+        *,
+        watch: AbstractContextManager[None] | None = None,
+    ) -> tuple[bool, VolumeUpdate]:
+        """As the driver's.
+
+        :param watch: entered around the driver's method, in the thread of the call, and so left when that ends, also
+            long after it was given up.
+        """
+
+        def move() -> tuple[bool, VolumeUpdate | None]:
+            with watch or nullcontext():
+                return self.driver.migrate_volume(context, volume, host)
+
+        return self._answers.moved("migrate_volume", self._ask("migrate_volume", move))
 
     def recover_migration(
         self, context: RequestContext, volume: Volume, host: MigrationHost
@@ -320,8 +361,6 @@ class Backend:
     ) -> VolumeUpdate:
         """As the driver's; where it offers none, the answer keeps the copy under its own id."""
         method = "update_migrated_volume"
-        for backend_id in (new_volume.backend_id, volume.id):
-            self._claims.use(_object(new_volume.host, backend_id), wait_seconds=self.call_seconds(method))
         try:
             answer = self._ask(
                 method,
@@ -332,11 +371,6 @@ class Backend:
         return self._answers.update(method, answer, required=True)
 
     # --- calls --------------------------------------------------------------------------------
-
-    def _use(self, method: str, volume: Volume) -> None:
-        """Keep late calls from removing the object that is about to be used."""
-        thing = _object(volume.host, volume.backend_id)
-        self._claims.use(thing, wait_seconds=self.call_seconds(method))
 
     def _ask(self, method: str, function: Callable[[], T], *, when_late: Callable[[T], object] | None = None) -> T:
         """Call the driver, after setting it up if need be: the call may be the first one after a restart."""
@@ -366,5 +400,11 @@ class Backend:
         return self._retries.run(attempt, backend=self.name, method=method, repetition=repetition)
 
 
-def _object(host: str, backend_id: str) -> Thing:
-    return Thing(kind="object", host=host, name=backend_id)
+def placed(volume: Volume, update: Mapping[str, Any]) -> Volume:
+    """Return a volume at the place that a driver's update gives it, as the driver is told of it from then on."""
+    return replace(
+        volume,
+        name_id=update.get("_name_id", volume.name_id),
+        provider_location=update.get("provider_location", volume.provider_location),
+        provider_id=update.get("provider_id", volume.provider_id),
+    )

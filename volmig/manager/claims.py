@@ -1,11 +1,11 @@
-"""Whether what a call has made may be taken back, when other calls could have made it or use it.
+"""Whether a connection that a call has made may be ended again, when other calls could have made it or use it.
 
-A call that was given up goes on, and when it succeeds after all, its effect is to be undone. But by then a repetition
-of it may have succeeded: it found there what the late call had made, and its caller uses it. Undoing the late call
-would destroy that. So each call claims what it makes, and only what nobody else has claimed since is taken back.
+A call that was given up goes on, and when it succeeds after all, the connection is to be ended. But by then a
+repetition of it may have succeeded: it was given the connection that the late call had made, and its caller uses it.
+Ending that would take it from them. So each call claims what it makes, and only what nobody else has claimed since is
+taken back.
 
-This holds among the calls of one process. Between processes a later object of the same name is told apart by its
-identity, and by the rule that a new owner of a migration gives its copy a new id when the old one may still be at work.
+This holds among the calls of one process, which is who the connections are made for.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from volmig import errors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Thing:
-    """What a call makes in a backend."""
+class Connection:
+    """A connection of this process to a volume."""
 
-    kind: str
-    """``object`` or ``connection``."""
     host: str
     name: str
 
@@ -32,8 +30,8 @@ class Thing:
 class Claim:
     """One call's claim to what it makes; it exists as long as somebody could take that back."""
 
-    def __init__(self, thing: Thing) -> None:
-        self.thing = thing
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.under_way = True
         """Somebody waits for the call."""
         self.void = False
@@ -51,15 +49,15 @@ class Claims:
         self._open: weakref.WeakSet[Claim] = weakref.WeakSet()
 
     @contextlib.contextmanager
-    def making(self, thing: Thing, *, wait_seconds: float) -> Iterator[Claim]:
-        """Claim a thing for the call in the context. If that succeeds, no other claim to the thing is any good.
+    def making(self, connection: Connection, *, wait_seconds: float) -> Iterator[Claim]:
+        """Claim a connection for the call in the context. If that succeeds, no other claim to it is any good.
 
-        :param wait_seconds: how long to wait for a late call's effect on the thing to be taken back.
+        :param wait_seconds: how long to wait for a late one to be ended.
         :raises volmig.errors.StorageBusy: when that takes longer; nothing was changed.
         """
         with self._changed:
-            self._wait_for_undoing(thing, wait_seconds)
-            claim = Claim(thing)
+            self._wait_for_undoing(connection, wait_seconds)
+            claim = Claim(connection)
             self._open.add(claim)
         accepted = False
         try:
@@ -69,20 +67,11 @@ class Claims:
             with self._changed:
                 claim.under_way = False
                 if accepted:
-                    self._void_all(thing, but=claim)
+                    self._void_all(connection, but=claim)
                 self._changed.notify_all()
 
-    def use(self, thing: Thing, *, wait_seconds: float) -> None:
-        """Note that somebody relies on a thing: late calls that made it do not take it back from now on.
-
-        :raises volmig.errors.StorageBusy: when one is being taken back for longer than *wait_seconds*.
-        """
-        with self._changed:
-            self._void_all(thing)
-            self._wait_for_undoing(thing, wait_seconds)
-
     def take_back(self, claim: Claim, undo: Callable[[], None]) -> bool:
-        """Undo what a late call has made, unless somebody else has it; wait until that is known.
+        """End a connection that a late call has made, unless somebody else has it; wait until that is known.
 
         :returns: whether *undo* was called.
         """
@@ -100,23 +89,23 @@ class Claims:
         return True
 
     def _others_under_way(self, claim: Claim) -> bool:
-        return any(other.under_way for other in self._of(claim.thing) if other is not claim)
+        return any(other.under_way for other in self._of(claim.connection) if other is not claim)
 
-    def _void_all(self, thing: Thing, but: Claim | None = None) -> None:
-        for claim in self._of(thing):
+    def _void_all(self, connection: Connection, but: Claim) -> None:
+        for claim in self._of(connection):
             if claim is not but:
                 claim.void = True
         self._changed.notify_all()
 
-    def _wait_for_undoing(self, thing: Thing, wait_seconds: float) -> None:
+    def _wait_for_undoing(self, connection: Connection, wait_seconds: float) -> None:
         def is_at_rest() -> bool:
-            return not any(claim.being_taken_back for claim in self._of(thing))
+            return not any(claim.being_taken_back for claim in self._of(connection))
 
         if not self._changed.wait_for(is_at_rest, wait_seconds):
             raise errors.StorageBusy(
                 backend=self._backend,
-                reason=f"the {thing.kind} of {thing.name} in {thing.host}, which came too late, is still being removed",
+                reason=f"a connection to {connection.name} in {connection.host} that came too late is being ended",
             )
 
-    def _of(self, thing: Thing) -> list[Claim]:
-        return [claim for claim in self._open if claim.thing == thing]
+    def _of(self, connection: Connection) -> list[Claim]:
+        return [claim for claim in self._open if claim.connection == connection]

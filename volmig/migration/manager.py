@@ -9,7 +9,6 @@ from typing import Any
 
 from volmig import errors
 from volmig.manager.backends import Backends
-from volmig.manager.processes import ProcessIdentity
 from volmig.migration.ownership import LeaseKeeper, OwnedMigration
 from volmig.migration.request import MigrationRequest, accept
 from volmig.migration.retire import delete_retired
@@ -37,7 +36,6 @@ class MigrationManager:
 
     :param context: who asks.
     :param owner: name of this worker, unlike that of any other.
-    :param process: the process that it is.
     """
 
     def __init__(
@@ -48,14 +46,13 @@ class MigrationManager:
         *,
         context: RequestContext,
         owner: str,
-        process: ProcessIdentity,
     ) -> None:
         self._store = store
         self._backends = backends
         self._settings = settings
         self._context = context
         self._leases = LeaseKeeper(store, settings, owner=owner)
-        self._workers = WorkerPool(store, backends, settings, self._leases, process=process)
+        self._workers = WorkerPool(store, backends, settings, self._leases)
 
     def close(self, *, hand_over: bool = False) -> None:
         """Take no new migrations, and wait for those that run here.
@@ -90,9 +87,10 @@ class MigrationManager:
         """Accept a rollback and leave it in ``queued``."""
         return accept_rollback(self._store, self._backends, request, self._context)
 
-    def run(self, migration_id: str) -> OwnedMigration:
+    def run(self, migration_id: str, *, is_patient: bool = False) -> OwnedMigration:
         """Run here a migration that nobody runs.
 
+        :param is_patient: leave it as it is when this process cannot reach both of its backends.
         :raises volmig.errors.LeaseLost: when a worker owns it, it is paused, or it has ended.
         """
 
@@ -100,13 +98,13 @@ class MigrationManager:
             with self._store.writing() as transaction:
                 return transaction.claim_migration(migration_id, owner=owner, lease_seconds=lease_seconds)
 
-        return self._start(claim)
+        return self._start(claim, is_patient=is_patient)
 
-    def _start(self, claim: Callable[..., Migration]) -> OwnedMigration:
+    def _start(self, claim: Callable[..., Migration], *, is_patient: bool = False) -> OwnedMigration:
         with self._workers.admission():
             claimed_at = boottime_seconds()
             migration = claim(owner=self._leases.owner, lease_seconds=self._settings.lease_seconds)
-            return self._workers.start(migration, claimed_at=claimed_at)
+            return self._workers.start(migration, claimed_at=claimed_at, is_patient=is_patient)
 
     def owned(self, migration_id: str) -> OwnedMigration | None:
         """Return a migration that runs here; None when it does not."""
@@ -129,7 +127,7 @@ class MigrationManager:
         if not self.is_abandoned(migration, grace_seconds=grace_seconds):
             return None
         try:
-            return self.run(migration.id)
+            return self.run(migration.id, is_patient=not migration.cancel_requested_by)
         except errors.LeaseLost:
             LOG.debug("migration %s is being run by %s", migration.id, migration.owner)
             return None
@@ -228,8 +226,7 @@ class MigrationManager:
             for retired in kept:
                 transaction.schedule_retired(retired.id, delete_after=transaction.now())
             self._enter(transaction, migration, "retire")
-        ids = {retired.id for retired in kept}
-        return [left for left in delete_retired(self._store, self._backends, migration_id) if left.id in ids]
+        return delete_retired(self._store, self._backends, migration_id)
 
     def make_way(self, volume: Volume, operation: str) -> None:
         """Make a migration give way to another request: cancel it, or wait for the end of one that is nearly done.

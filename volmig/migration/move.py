@@ -51,6 +51,8 @@ class Move:
         """Changes to the volume's record that moving it back to its source asks for."""
         self.goes_on = False
         """Whether the copy goes on in the object that an earlier owner has begun to fill."""
+        self.must_be_sole_writer = False
+        """Whether an earlier owner, that is gone, may still have requests to that object under way in the kernel."""
         self.left_running: set[str] = set()
         """Steps of which a driver's call did not end in time, and may take effect yet."""
         with store.reading() as view:
@@ -196,6 +198,18 @@ class Move:
                 return entry.data.get(key)
         return None
 
+    def first_intended(self, step: str, key: str) -> Any:
+        """Return a fact from the first intent of a step for the destination's present object; None without one."""
+        is_begun = False
+        for entry in self._journal:
+            if entry.kind is not EntryKind.INTENT:
+                continue
+            if is_begun and entry.subject == step:
+                return entry.data.get(key)
+            if entry.subject == "create_destination" and entry.data.get("id") == self.migration.destination_id:
+                is_begun = True
+        return None
+
     def recorded_source(self, key: str) -> Any:
         """Return a field of the volume's record as it was when the migration was accepted."""
         return self.recorded("reserve", key)
@@ -259,7 +273,7 @@ class Move:
         own = self.migration
         with self.store.reading() as view:
             migration = view.get_migration(own.id)
-            if migration.epoch != own.epoch:
+            if migration.epoch != own.epoch or (migration.owner != own.owner and not migration.phase.is_final):
                 loss = errors.LeaseLost(migration=own.id, owner=own.owner, epoch=own.epoch)
                 self.owned.lose(loss)
                 raise loss

@@ -38,6 +38,8 @@ class OwnedMigration:
         self.control.deadline_seconds = deadline_seconds
         self.error: BaseException | None = None
         """What ended it, when it did not succeed."""
+        self.is_patient = False
+        """Whether it is left as it is, for others or for later, when this process cannot reach both of its backends."""
         self._migration = migration
         self._loss: errors.LeaseLost | None = None
         self._ended = False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 
 from volmig import errors
 from volmig.manager.backends import Backends
@@ -51,7 +53,9 @@ class Recovery:
     def recover(self) -> list[OwnedMigration]:
         """Do one round, and return the migrations that were taken over; they are run by threads of their own."""
         taken = self._migrations.take_over_all()
-        self._clear_up()
+        self._end_requests()
+        self._settle()
+        self._retire()
         return taken
 
     def keep(self, interval_seconds: float | None = None) -> None:
@@ -63,19 +67,31 @@ class Recovery:
         with self._lock:
             if self._threads:
                 return
-            # Two threads: clearing up waits for storage, which may hang, and no migration is to wait for that.
-            for name, work in (("takeover", self._take_over), ("clearing", self._clear_up)):
+            for name, work in self._works():
                 thread = threading.Thread(
                     target=self._repeat, args=(work, interval), name=f"volmig-{name}", daemon=True
                 )
                 self._threads.append(thread)
                 thread.start()
 
+    def _works(self) -> list[tuple[str, Callable[[], bool]]]:
+        """Return what is done at a pace of its own each: what waits for storage that hangs holds up nothing else."""
+        addresses = sorted(f"{backend.host}@{backend.name}" for backend in self._backends)
+        return [
+            ("takeover", self._take_over),
+            ("requests", self._end_requests),
+            ("doubts", self._settle),
+            *((f"retire-{address}", partial(self._retire, address.__eq__)) for address in addresses),
+            # Says on record why nothing becomes of what no backend here holds.
+            ("retire-others", partial(self._retire, lambda address: address not in addresses)),
+        ]
+
     def close(self) -> None:
-        """Begin no more rounds, and wait a little for one that is being done."""
+        """Begin no more rounds, and wait a little for those that are being done."""
         self._stop.set()
+        deadline = time.monotonic() + _CLOSING_SECONDS
         for thread in self._threads:
-            thread.join(_CLOSING_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _take_over(self) -> bool:
         """Take over what there is a turn for; return whether there is a turn for more."""
@@ -83,10 +99,16 @@ class Recovery:
             LOG.warning("migration %s had no worker and goes on here", owned.migration.id)
         return self._migrations.has_free_slots()
 
-    def _clear_up(self) -> bool:
+    def _end_requests(self) -> bool:
         self._volumes.recover()
+        return True
+
+    def _settle(self) -> bool:
         settle_doubts(self._store, self._backends)
-        delete_retired(self._store, self._backends)
+        return True
+
+    def _retire(self, where: Callable[[str], bool] | None = None) -> bool:
+        delete_retired(self._store, self._backends, where=where)
         return True
 
     def _repeat(self, work: Callable[[], bool], interval_seconds: float) -> None:

@@ -26,8 +26,8 @@ from volmig.model import (
     VolumeStatus,
 )
 from volmig.scheduler import check_destination, check_movable
-from volmig.store import Store
-from volmig.store.base import WriteTransaction
+from volmig.store import MigrationQuery, Store
+from volmig.store.base import ReadTransaction, WriteTransaction
 from volmig.transfer import CopyOptions, End, Verify
 from volmig.transfer.engines.choice import AUTO, load_engine
 
@@ -65,15 +65,20 @@ def accept(
     """
     with store.reading() as view:
         volume = view.get_volume(request.volume_id)
-        left_behind = {retired.host for retired in view.list_retired() if retired.volume_id == volume.id}
+        late_call_possible = _is_left_behind(view, volume, request.destination)
     check_movable(volume)
     check_destination(volume, request.destination)
     source, destination = backends.of(volume), backends.at(request.destination)
-    # Where the volume's old storage still waits for its deletion, a driver would find the name taken.
-    may_ask_driver = not request.force_host_copy and request.destination not in left_behind
+    # Where the volume's old storage still waits for its deletion, a driver would find the name taken; and what it put
+    # there under that name, the deletion could hit.
+    may_ask_driver = not request.force_host_copy and not late_call_possible
     by_host = host_method(source, destination)
     _check_transfer(request, by_host)
     identity = identify(store, source, volume)
+    if may_ask_driver and identity is None and source.can(Capability.NATIVE_MIGRATION):
+        # Its objects cannot be told apart: not even a call that is past and over on record is known to hit its own.
+        with store.reading() as view:
+            may_ask_driver = not has_left_storage(view, volume.id, request.destination)
     migration = Migration(
         id=str(uuid.uuid4()),
         volume_id=volume.id,
@@ -95,7 +100,8 @@ def accept(
         with store.writing() as transaction:
             current = transaction.get_volume(volume.id)
             check_movable(current)
-            if place_of(current) != place_of(volume):
+            is_left_behind = _is_left_behind(transaction, current, request.destination)
+            if place_of(current) != place_of(volume) or (is_left_behind and migration.method is Method.DRIVER):
                 raise errors.StoreConflict(kind="volume", id=volume.id)
             reservation = Reservation(id=migration.id, host=migration.destination, size_bytes=volume.size_bytes)
             room.reserve(transaction, reservation)
@@ -107,6 +113,16 @@ def accept(
             return recorded
 
     return with_room(store, backends, request.destination, volume.size_bytes, record)
+
+
+def has_left_storage(view: ReadTransaction, volume_id: str, host: str) -> bool:
+    """Say whether the host has ever brought a volume out of a pool, so that its old object there was to be deleted."""
+    done = MigrationQuery(volume_id=volume_id, phases=(Phase.SUCCESS,))
+    return any(each.source == host and each.method is not Method.DRIVER for each in view.list_migrations(done))
+
+
+def _is_left_behind(view: ReadTransaction, volume: Volume, host: str) -> bool:
+    return any(retired.host == host for retired in view.list_retired(volume_id=volume.id))
 
 
 def take_volume(transaction: WriteTransaction, volume: Volume, migration: Migration) -> None:

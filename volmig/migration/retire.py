@@ -1,98 +1,191 @@
-"""Deleting storage that was left for later."""
+"""Deleting storage that was left for later.
+
+An object is deleted only while the volume that it was a copy of is seen at its recorded place, or is no longer recorded
+at all; and never while its migration goes on, or another one goes back to it. Before its driver is called, its record
+says that its deletion has begun: the call may take effect at any later time, so that from then on nothing may use the
+object again.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.manager.parallel import by_backend, for_each
-from volmig.model import EntryKind, JournalEntry, Migration, RetiredObject, Volume, VolumeStatus
+from volmig.migration.request import place_of
+from volmig.model import EntryKind, JournalEntry, RetiredObject, Volume, VolumeStatus
 from volmig.store import Store
+from volmig.store.base import ReadTransaction, WriteTransaction
 
 LOG = logging.getLogger(__name__)
 
 
-def delete_retired(store: Store, backends: Backends, migration_id: str | None = None) -> list[RetiredObject]:
-    """Delete the retired objects that are due, and return those that are still there.
+def delete_retired(
+    store: Store,
+    backends: Backends,
+    migration_id: str | None = None,
+    *,
+    where: Callable[[str], bool] | None = None,
+) -> list[RetiredObject]:
+    """Delete the retired objects that are due, and return the records of those that are still there.
 
     :param migration_id: only those of this migration; None for all.
-
-    An object is deleted only while the volume that it was a copy of is seen at its recorded place, or is no longer
-    recorded at all; and never while its migration goes on.
+    :param where: says of a backend, as ``host@backend``, whether to do it there; None for everywhere.
     """
     with store.reading() as view:
         due = view.list_retired(due_at=view.now(), migration_id=migration_id)
-    left: list[RetiredObject] = []
+    if where is not None:
+        due = [retired for retired in due if where(_backend_of(retired.host))]
+    round_ = _Round(store, backends)
+    for_each(by_backend(due, lambda retired: retired.host), round_.delete_all, name="retire")
+    ids = {retired.id for retired in due}
+    with store.reading() as view:
+        return [left for left in view.list_retired(migration_id=migration_id) if left.id in ids]
 
-    def delete(group: list[RetiredObject]) -> None:
-        left.extend(retired for retired in group if not _delete(store, backends, retired))
 
-    for_each(by_backend(due, lambda retired: retired.host), delete, name="retire")
-    return left
+class _Round:
+    """One round over what is due. A backend that is found silent is asked nothing more in it."""
 
+    def __init__(self, store: Store, backends: Backends) -> None:
+        self._store = store
+        self._backends = backends
+        self._silent: set[str] = set()
+        """Names of backends that did not answer in time, or are out of service."""
 
-def _delete(store: Store, backends: Backends, retired: RetiredObject) -> bool:
-    try:
-        if not _may_go(store, backends, retired):
-            return False
-        backends.at(retired.host).delete_object(_as_volume(retired), retired.identity)
-    except errors.VolmigError as error:
-        LOG.warning("retired object %s in %s cannot be deleted: %s", retired.name_id, retired.host, error)
-        with store.writing() as transaction:
-            transaction.update_retired(retired.id, attempts=retired.attempts + 1, last_error=error.message)
-        return False
-    with store.writing() as transaction:
-        if all(left.id != retired.id for left in transaction.list_retired(migration_id=retired.migration_id)):
-            # Another process was at it, too.
-            return True
-        transaction.remove_retired(retired.id)
+    def delete_all(self, group: list[RetiredObject]) -> None:
+        for retired in group:
+            try:
+                self._delete(retired)
+            except errors.VolmigError as error:
+                # That of one object must not keep the others.
+                LOG.warning("retired object %s in %s is left for later: %s", retired.name_id, retired.host, error)
+
+    def _delete(self, retired: RetiredObject) -> None:
         try:
-            migration = transaction.get_migration(retired.migration_id)
-        except errors.MigrationNotFound:
-            LOG.debug("nobody keeps a history of retired object %s", retired.name_id)
+            seen = self._look(retired)
+            if seen is None or not self._begin(retired, seen.volume):
+                return
+            self._backends.at(retired.host).delete_object(_as_volume(retired), retired.identity)
+        except errors.VolmigError as error:
+            if isinstance(error, errors.DriverTimeout | errors.BackendDown):
+                self._silent.add(error.fields["backend"])
+            self._note_failure(retired, error)
         else:
-            transaction.append_journal(_deletion(retired, migration))
-    return True
+            self._forget(retired)
+
+    # --- whether it may go --------------------------------------------------------------------
+
+    def _look(self, retired: RetiredObject) -> _Seen | None:
+        """Ask the drivers, and return what was seen; None when the object has to stay for now."""
+        with self._store.reading() as view:
+            volume = _volume_of(view, retired)
+            if not _may_go(view, retired, volume):
+                return None
+        for host in (retired.host, volume.host if volume else retired.host):
+            if self._backends.at(host).name in self._silent:
+                return None
+        if volume is None:
+            return _Seen(None)
+        backend = self._backends.of(volume)
+        if not backend.volume_exists(volume):
+            return None
+        if (volume.host, volume.provider_id or volume.backend_name) == (retired.host, _object_name(retired)):
+            # The volume has come back to a place of that name. Its object is another one, if they can be told apart.
+            present = backend.identify_object(volume)
+            if retired.identity is None or present is None or present == retired.identity:
+                return None
+        return _Seen(volume)
+
+    def _begin(self, retired: RetiredObject, seen: Volume | None) -> bool:
+        """Record that the deletion begins, if everything is still as it was seen; return whether it does."""
+        with self._store.writing() as transaction:
+            present = _present(transaction, retired)
+            volume = _volume_of(transaction, retired)
+            if present is None or present.delete_after is None or present.delete_after > transaction.now():
+                return False
+            if not _may_go(transaction, retired, volume):
+                return False
+            if volume is not None and (seen is None or place_of(volume) != place_of(seen)):
+                return False
+            if present.deletion_begun_at is None:
+                transaction.begin_deletion(retired.id)
+                _note(transaction, retired, "its deletion begins, and it cannot be gone back to any more")
+        return True
+
+    # --- what became of it --------------------------------------------------------------------
+
+    def _note_failure(self, retired: RetiredObject, error: errors.VolmigError) -> None:
+        LOG.warning("retired object %s in %s cannot be deleted: %s", retired.name_id, retired.host, error)
+        with self._store.writing() as transaction:
+            present = _present(transaction, retired)
+            # Another process may have been at it, too, with more success.
+            if present is not None:
+                transaction.update_retired(present.id, attempts=present.attempts + 1, last_error=error.message)
+
+    def _forget(self, retired: RetiredObject) -> None:
+        with self._store.writing() as transaction:
+            if _present(transaction, retired) is not None:
+                transaction.remove_retired(retired.id)
+                _note(transaction, retired, "its time has come, and it is deleted")
 
 
-def _deletion(retired: RetiredObject, migration: Migration) -> JournalEntry:
-    return JournalEntry(
-        migration_id=migration.id,
-        epoch=migration.epoch,
-        kind=EntryKind.NOTE,
-        subject="old-storage",
-        actor=retired.host.partition("@")[0],
-        data={"reason": "its time has come, and it is deleted", "host": retired.host, "name_id": retired.name_id},
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """That an object may go, by what the drivers say."""
+
+    volume: Volume | None
+    """The volume as they were asked about it; None when it is no longer recorded."""
+
+
+def _may_go(view: ReadTransaction, retired: RetiredObject, volume: Volume | None) -> bool:
+    """Say whether, by the records, an object may be deleted of which *volume* was left."""
+    try:
+        if not view.get_migration(retired.migration_id).phase.is_final:
+            return False
+    except errors.MigrationNotFound:
+        LOG.debug("retired object %s is of a migration that is no longer recorded", retired.name_id)
+    if volume is None:
+        return True
+    if volume.migration_id is not None and view.get_migration(volume.migration_id).rolls_back == retired.migration_id:
+        return False
+    return volume.status is not VolumeStatus.ERROR
+
+
+def _present(view: ReadTransaction, retired: RetiredObject) -> RetiredObject | None:
+    found = view.list_retired(migration_id=retired.migration_id)
+    return next((present for present in found if present.id == retired.id), None)
+
+
+def _volume_of(view: ReadTransaction, retired: RetiredObject) -> Volume | None:
+    try:
+        return view.get_volume(retired.volume_id)
+    except errors.VolumeNotFound:
+        return None
+
+
+def _note(transaction: WriteTransaction, retired: RetiredObject, reason: str) -> None:
+    try:
+        migration = transaction.get_migration(retired.migration_id)
+    except errors.MigrationNotFound:
+        LOG.debug("nobody keeps a history of retired object %s", retired.name_id)
+        return
+    transaction.append_journal(
+        JournalEntry(
+            migration_id=migration.id,
+            epoch=migration.epoch,
+            kind=EntryKind.NOTE,
+            subject="old-storage",
+            actor=retired.host.partition("@")[0],
+            data={"reason": reason, "host": retired.host, "name_id": retired.name_id},
+        )
     )
 
 
-def _may_go(store: Store, backends: Backends, retired: RetiredObject) -> bool:
-    with store.reading() as view:
-        try:
-            if not view.get_migration(retired.migration_id).phase.is_final:
-                return False
-        except errors.MigrationNotFound:
-            LOG.debug("retired object %s is of a migration that is no longer recorded", retired.name_id)
-        try:
-            volume = view.get_volume(retired.volume_id)
-        except errors.VolumeNotFound:
-            return True
-    if volume.migration_id is not None and _goes_back(store, volume.migration_id, retired):
-        return False
-    if volume.status is VolumeStatus.ERROR or not backends.of(volume).volume_exists(volume):
-        return False
-    if (volume.host, volume.provider_id or volume.backend_name) != (retired.host, _object_name(retired)):
-        return True
-    # The volume has come back to a place of that name. Its object is another one, if they can be told apart.
-    present = backends.of(volume).identify_object(volume)
-    return retired.identity is not None and present is not None and present != retired.identity
-
-
-def _goes_back(store: Store, migration_id: str, retired: RetiredObject) -> bool:
-    """Say whether a migration is bringing the volume back to that object."""
-    with store.reading() as view:
-        return view.get_migration(migration_id).rolls_back == retired.migration_id
+def _backend_of(host: str) -> str:
+    return host.partition("#")[0]
 
 
 def _object_name(retired: RetiredObject) -> str:

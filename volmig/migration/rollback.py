@@ -9,6 +9,7 @@ from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.migration.move import KEPT
 from volmig.migration.request import acceptance, identify, place_of, take_volume
+from volmig.migration.steps.places import kept_storage
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, RequestContext, RetiredObject, Volume
 from volmig.scheduler import check_movable
 from volmig.store import Store
@@ -23,7 +24,7 @@ class RollbackRequest:
     migration_id: str
     """The migration to take back."""
     discard_changes: bool = False
-    """Whether what was written to the volume since may be lost."""
+    """Whether what was written to the volume since may be given up; it is kept for a while all the same."""
 
 
 def accept_rollback(
@@ -62,6 +63,8 @@ def accept_rollback(
         verify=Verify.NONE if request.discard_changes else Verify.COMPARE,
         bytes_total=volume.size_bytes,
         requested_by=context.actor,
+        # What is given up unseen can be had back for as long as what it is given up for was kept.
+        source_retention_seconds=done.source_retention_seconds if request.discard_changes else 0,
         rolls_back=done.id,
     )
     with store.writing() as transaction:
@@ -111,10 +114,7 @@ def _kept(view: ReadTransaction, done: Migration) -> RetiredObject:
         raise errors.RollbackImpossible(migration=done.id, reason=reason, hint=hint)
     if done.method is Method.DRIVER:
         raise errors.RollbackImpossible(migration=done.id, reason="the driver has moved the volume, and kept nothing")
-    for retired in view.list_retired(migration_id=done.id):
-        if retired.host == done.source and retired.volume_id == done.volume_id:
-            return retired
-    raise errors.RollbackImpossible(migration=done.id, reason="its old storage is not kept any more")
+    return kept_storage(view, done.id)
 
 
 def _check_place(done: Migration, kept: RetiredObject, volume: Volume) -> None:

@@ -36,7 +36,7 @@ from volmig.migration.steps import (
     steps_for,
 )
 from volmig.migration.steps.data import load_checkpoint
-from volmig.migration.takeover import WORKER, others_are_gone, worker_facts
+from volmig.migration.takeover import WORKER, earlier_workers, worker_facts
 from volmig.model import EntryKind, Method, Migration, Phase
 from volmig.store import Store
 
@@ -92,6 +92,9 @@ class MigrationRunner:
 
     def _run(self) -> errors.VolmigError | None:
         move = self._move
+        obstacle = self._find_obstacle()
+        if obstacle is not None:
+            return self._leave_to_others(obstacle)
         journal = move.entries()
         stop_helpers(journal, host=move.backends.host)
         # Written with whatever this worker records first, and so before it does anything.
@@ -111,6 +114,11 @@ class MigrationRunner:
                 raise
             except errors.LocationDoubtful as doubt:
                 return self._attempts.persistently(partial(self._stop_in_doubt, doubt))
+            except errors.DestinationBusy as busy:
+                if not move.must_be_sole_writer:
+                    return self._attempts.persistently(partial(self._turn_back, busy))
+                LOG.warning("migration %s: the copy begins anew elsewhere: %s", move.migration.id, busy)
+                self._attempts.persistently(self._begin_copy_afresh)
             except (_PauseWanted, errors.TransferCancelled) as stop:
                 after = self._attempts.persistently(partial(self._stop, stop))
                 if after is _After.GO_ON:
@@ -121,7 +129,34 @@ class MigrationRunner:
             except Exception as error:  # noqa: BLE001
                 # Whatever it was, it is taken back, and told to whoever waits for the migration.
                 return self._attempts.persistently(partial(self._turn_back, error))
+            else:
+                return None
+
+    # --- taking over --------------------------------------------------------------------------
+
+    def _find_obstacle(self) -> errors.VolmigError | None:
+        """Return why this process cannot go on with what others have left; None when it can, or was asked to.
+
+        A process that lacks a backend, or one whose storage is not there yet after a power failure, must not undo what
+        another can bring to its end.
+        """
+        migration = self._move.migration
+        if not self._owned.is_patient:
             return None
+        try:
+            for pool in (migration.source, migration.destination):
+                self._move.backends.pool(pool)
+        except (errors.RequestError, errors.BackendDown, errors.DriverTimeout) as error:
+            return error
+        return None
+
+    def _leave_to_others(self, obstacle: errors.VolmigError) -> errors.VolmigError:
+        """Let go of a migration with which nothing was done; without an entry, since it may happen again and again."""
+        LOG.warning("migration %s is left to others, or for later: %s", self._move.migration.id, obstacle)
+        with self._move.store.writing() as transaction:
+            left = transaction.update_migration(self._move.migration, owner="", lease_expires_at=None)
+        self._owned.record(left)
+        return obstacle
 
     # --- what an earlier owner has left -------------------------------------------------------
 
@@ -141,13 +176,17 @@ class MigrationRunner:
 
     def _may_go_on_with_copy(self) -> bool:
         move = self._move
-        if self._storage_hangs or not others_are_gone(
+        if self._storage_hangs:
+            return False
+        earlier = earlier_workers(
             move.entries(),
             destination_id=move.migration.destination_id,
             epoch=move.migration.epoch,
             host=move.backends.host,
-        ):
+        )
+        if not earlier.are_gone:
             return False
+        move.must_be_sole_writer = not earlier.have_let_go
         if not move.is_done(CreateDestination.name):
             return True
         try:
@@ -164,6 +203,7 @@ class MigrationRunner:
         volume. Nor must the end of a creation that takes back what it finds to be made too late.
         """
         move = self._move
+        move.goes_on = move.must_be_sole_writer = False
         for step in reversed(self._steps_begun()):
             self._undo_step(step)
         with move.recording() as recording:

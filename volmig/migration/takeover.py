@@ -2,12 +2,14 @@
 
 It may when nobody else can write to that object any more: every worker that has had it is certainly gone, or has let
 go of it. Of a worker that merely lost its lease nobody knows: it may be paused with a write under way, and must not
-reach what will be the volume.
+reach what will be the volume. Of one that is gone the kernel may still have requests under way; whether it has, the
+copy itself finds out when it opens the object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from volmig.manager.processes import ProcessIdentity
@@ -29,8 +31,18 @@ def worker_facts(process: ProcessIdentity, *, owner: str, journal: Sequence[Jour
     return facts
 
 
-def others_are_gone(journal: Sequence[JournalEntry], *, destination_id: str, epoch: int, host: str) -> bool:
-    """Say whether no earlier worker can still write to the object *destination_id*.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Earlier:
+    """What has become of the workers that could write to an object."""
+
+    are_gone: bool
+    """None of them can make another request."""
+    have_let_go: bool
+    """And all of them have seen the end of those that they had made."""
+
+
+def earlier_workers(journal: Sequence[JournalEntry], *, destination_id: str, epoch: int, host: str) -> Earlier:
+    """Return what has become of the earlier workers that could write to the object *destination_id*.
 
     :param epoch: this worker's own; the entries of earlier ones are judged.
     :param host: what this host is called.
@@ -48,7 +60,10 @@ def others_are_gone(journal: Sequence[JournalEntry], *, destination_id: str, epo
             let_go.add(entry.epoch)
         elif entry.kind is EntryKind.INTENT:
             active.add(entry.epoch)
-    return all(each in let_go or _is_gone(workers.get(each), host) for each in active)
+            # It thought that it had not let go after all.
+            let_go.discard(entry.epoch)
+    left = active - let_go
+    return Earlier(are_gone=all(_is_gone(workers.get(each), host) for each in left), have_let_go=not left)
 
 
 def _first_epoch(journal: Sequence[JournalEntry], destination_id: str) -> int:

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 
 from volmig import errors
 from volmig.manager.backends import Backends
-from volmig.manager.processes import ProcessIdentity
 from volmig.migration.ownership import LeaseKeeper, OwnedMigration
 from volmig.migration.runner import MigrationRunner
 from volmig.migration.settings import Settings
-from volmig.model import Migration, Phase
+from volmig.model import EntryKind, JournalEntry, Migration, Phase
 from volmig.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -23,10 +22,7 @@ LOG = logging.getLogger(__name__)
 class WorkerPool:
     """Runs migrations that this process owns, a limited number at once and the others in order of their coming."""
 
-    def __init__(
-        self, store: Store, backends: Backends, settings: Settings, leases: LeaseKeeper, *, process: ProcessIdentity
-    ) -> None:
-        self._process = process
+    def __init__(self, store: Store, backends: Backends, settings: Settings, leases: LeaseKeeper) -> None:
         self._store = store
         self._backends = backends
         self._settings = settings
@@ -57,13 +53,15 @@ class WorkerPool:
                 self._admissions -= 1
                 self._admitted.notify_all()
 
-    def start(self, migration: Migration, *, claimed_at: float) -> OwnedMigration:
+    def start(self, migration: Migration, *, claimed_at: float, is_patient: bool = False) -> OwnedMigration:
         """Run a migration that was just claimed, as soon as there is a turn for it. Called within an admission.
 
         :param claimed_at: :func:`volmig.transfer.boottime_seconds` from before the claim.
+        :param is_patient: see :attr:`OwnedMigration.is_patient`.
         """
         with self._lock:
             owned = self._leases.keep(migration, claimed_at=claimed_at)
+            owned.is_patient = is_patient
             self._waiting.append(owned)
             if self._workers < self._settings.max_concurrent_migrations:
                 self._workers += 1
@@ -119,7 +117,7 @@ class WorkerPool:
 
     def _run(self, owned: OwnedMigration) -> None:
         try:
-            runner = MigrationRunner(self._store, self._backends, self._settings, owned, process=self._process)
+            runner = MigrationRunner(self._store, self._backends, self._settings, owned)
         except errors.VolumeNotFound as gone:
             LOG.warning("migration %s is ended: %s", owned.migration.id, gone)
             self._end_without_volume(owned, gone)
@@ -140,9 +138,13 @@ class WorkerPool:
         try:
             with self._store.writing() as transaction:
                 migration = transaction.get_migration(owned.migration.id)
+                phases = [Phase.ERROR]
                 if migration.phase not in (Phase.CANCELLING, Phase.ROLLING_BACK):
                     migration = transaction.update_migration(migration, phase=Phase.ROLLING_BACK)
+                    phases.insert(0, Phase.ROLLING_BACK)
+                transaction.append_journal(*(_entry(owned.migration, phase, gone.message) for phase in phases))
                 transaction.release(migration.id)
+                transaction.remove_checkpoint(migration.id)
                 migration = transaction.update_migration(
                     migration,
                     phase=Phase.ERROR,
@@ -156,3 +158,14 @@ class WorkerPool:
             LOG.exception("migration %s cannot be ended", owned.migration.id)
         else:
             owned.record(migration)
+
+
+def _entry(migration: Migration, phase: Phase, reason: str) -> JournalEntry:
+    return JournalEntry(
+        migration_id=migration.id,
+        kind=EntryKind.PHASE,
+        subject=phase.value,
+        actor=migration.owner,
+        epoch=migration.epoch,
+        data={"reason": reason},
+    )

@@ -131,6 +131,9 @@ class RetiredObject:
     format: str = "raw"
     delete_after: datetime | None = None
     """Earliest time of its deletion, on the store's clock."""
+    deletion_begun_at: datetime | None = None
+    """When its deletion was first begun. From then on nothing may use it again: a call may be under way that deletes
+    it, however late."""
     attempts: int = 0
     """How often its deletion was tried."""
     last_error: str = ""

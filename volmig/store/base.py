@@ -234,6 +234,14 @@ class WriteTransaction(ReadTransaction, Protocol):
     def schedule_retired(self, retired_id: str, *, delete_after: datetime) -> None:
         """Change when a retired object may be deleted."""
 
+    def begin_deletion(self, retired_id: str) -> RetiredObject:
+        """Record that the deletion of a retired object begins now, and return its record.
+
+        What was recorded first stays.
+
+        :raises volmig.errors.StoreConflict: when there is no such record.
+        """
+
     def remove_retired(self, retired_id: str) -> None:
         """Forget a retired object, since it is gone. Succeeds when there is no such record."""
 

@@ -294,6 +294,13 @@ def deletion_time(delete_after: datetime) -> datetime:
     return time
 
 
+def deletion_begun(retired: RetiredObject, *, now: datetime) -> RetiredObject:
+    """Return the record of a retired object whose deletion is begun now, unless it was before."""
+    if retired.deletion_begun_at is not None:
+        return retired
+    return dataclasses.replace(retired, deletion_begun_at=now)
+
+
 def check_reservation(reservation: Reservation) -> None:
     """Refuse a reservation that would make room."""
     for name, value in _fields_of(reservation).items():

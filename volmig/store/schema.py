@@ -205,6 +205,7 @@ retired = sa.Table(
     _long("identity", nullable=True),
     _text("format"),
     _time("delete_after", nullable=True),
+    _time("deletion_begun_at", nullable=True),
     sa.Column("attempts", sa.BigInteger(), nullable=False),
     _long("last_error"),
     sa.Index("ix_retired_due", "delete_after"),

@@ -181,5 +181,13 @@ class SqlWriteTransaction(SqlReadTransaction):
             raise errors.StoreConflict(kind="retired object", id=retired_id)
         self._run(statements.UPDATE_RETIRED, {"key": retired_id, "delete_after": time})
 
+    def begin_deletion(self, retired_id: str) -> RetiredObject:
+        row = self._run(statements.GET_RETIRED, {"key": retired_id}).one_or_none()
+        if row is None:
+            raise errors.StoreConflict(kind="retired object", id=retired_id)
+        begun = rules.deletion_begun(rows.to_retired(row), now=self.now())
+        self._run(statements.UPDATE_RETIRED, {"key": retired_id, "deletion_begun_at": begun.deletion_begun_at})
+        return begun
+
     def remove_retired(self, retired_id: str) -> None:
         self._run(statements.REMOVE_RETIRED, {"key": retired_id})

@@ -161,6 +161,27 @@ class RoomContract(StoreClock):
             writer.schedule_retired("gone", delete_after=START)
         assert caught.value.fields == {"kind": "retired object", "id": "gone"}
 
+    def test_a_deletion_begins_once(self, store: Store) -> None:
+        item, other = make_retired(delete_after=START), make_retired(delete_after=START)
+        with store.writing() as writer:
+            writer.add_retired(item)
+            writer.add_retired(other)
+            begun = writer.begin_deletion(item.id)
+            assert begun.deletion_begun_at is not None
+            assert begun == replace(item, deletion_begun_at=begun.deletion_begun_at)
+        with store.writing() as writer:
+            assert writer.begin_deletion(item.id) == begun
+            writer.update_retired(item.id, attempts=1, last_error="busy")
+            writer.schedule_retired(item.id, delete_after=START + timedelta(hours=1))
+        with store.reading() as reader:
+            present = {each.id: each.deletion_begun_at for each in reader.list_retired()}
+        assert present == {item.id: begun.deletion_begun_at, other.id: None}
+
+    def test_a_deletion_of_what_is_gone_does_not_begin(self, store: Store) -> None:
+        with pytest.raises(errors.StoreConflict) as caught, store.writing() as writer:
+            writer.begin_deletion("gone")
+        assert caught.value.fields == {"kind": "retired object", "id": "gone"}
+
     def test_time_for_a_deletion_needs_a_zone(self, store: Store) -> None:
         item = make_retired()
         with store.writing() as writer:

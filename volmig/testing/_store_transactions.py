@@ -74,6 +74,7 @@ class TransactionContract(StoreClock):
                 writer.release("kept")
                 writer.reserve(Reservation(id="new", host=OTHER_POOL, size_bytes=10), limit_bytes=100)
                 writer.schedule_retired(kept.id, delete_after=START + timedelta(days=1))
+                writer.begin_deletion(kept.id)
                 writer.remove_retired(kept.id)
                 writer.add_retired(make_retired())
                 raise error

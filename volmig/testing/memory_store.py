@@ -321,6 +321,13 @@ class MemoryWriteTransaction(MemoryReadTransaction):
             raise errors.StoreConflict(kind="retired object", id=retired_id)
         self._state.retired[retired_id] = dataclasses.replace(present, delete_after=time)
 
+    def begin_deletion(self, retired_id: str) -> RetiredObject:
+        present = self._state.retired.get(retired_id)
+        if present is None:
+            raise errors.StoreConflict(kind="retired object", id=retired_id)
+        self._state.retired[retired_id] = rules.deletion_begun(present, now=self.now())
+        return self._state.retired[retired_id]
+
     def remove_retired(self, retired_id: str) -> None:
         self._state.retired.pop(retired_id, None)
 

@@ -22,10 +22,11 @@ from volmig.transfer.base import (
 )
 from volmig.transfer.control import Control
 from volmig.transfer.ends import opening
-from volmig.transfer.ends.base import OpenEnd
+from volmig.transfer.ends.base import OpenEnd, is_path
 from volmig.transfer.engines.choice import choose
 from volmig.transfer.flow.destination import flush, zero_tail
 from volmig.transfer.flow.lookup import looking
+from volmig.transfer.nbd.address import is_address
 from volmig.transfer.progress import StageMeter
 from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
 from volmig.transfer.resume.run import Run
@@ -91,6 +92,10 @@ def copy(
     )
 
 
+def _goes_on(destination: End, checkpoint: Checkpoint | None) -> bool:
+    return checkpoint is not None and is_path(destination) and not is_address(destination)
+
+
 def copy_data(
     source: End,
     destination: End,
@@ -102,6 +107,7 @@ def copy_data(
     progress: Callable[[TransferProgress], None] | None = None,
     control: Control | None = None,
     on_process: Callable[[HelperProcess], None] = unwatched,
+    sole_writer: bool = False,
 ) -> CopiedData:
     """Copy the first *size_bytes* bytes from one end to the other and flush them, without verifying.
 
@@ -126,6 +132,9 @@ def copy_data(
         unless it has one. A cancellation ends the copy within a second, also when the storage hangs in a request
         of the engine ``chunked``: the error then names the request, which stays under way.
     :param on_process: called with each program that is started; what it raises ends the program and is raised here.
+    :param sole_writer: refuse a destination to which an earlier copy, of a process that has ended meanwhile, may still
+        have requests under way, as when its storage hangs. With a checkpoint that is always so.
+    :raises volmig.errors.DestinationBusy: when that may be; nothing was written.
     :raises volmig.errors.CheckpointMismatch: when the checkpoint belongs to another copy; nothing was written.
     :raises volmig.errors.RequestError: when this copy cannot be made; nothing was written.
     :raises volmig.errors.ConfigurationError: when the engine is not installed or broken; nothing was written.
@@ -144,7 +153,9 @@ def copy_data(
     with (
         looking(control) as lookup,
         opening.open_checked_source(source, options, lookup, on_process) as opened_source,
-        opening.open_destination(destination, reads=reads, lookup=lookup) as opened_destination,
+        opening.open_destination(
+            destination, reads=reads, lookup=lookup, sole_writer=sole_writer or _goes_on(destination, checkpoint)
+        ) as opened_destination,
     ):
         makes_image = options.destination_format != RAW
         opening.check_ends(opened_source, opened_destination, size_bytes, sized=not makes_image)
@@ -169,7 +180,8 @@ def copy_data(
                     flushing=stages.flushing,
                     begin_bytes=begin_bytes,
                     begin_segments=begin_segments,
-                    finished=run.reporter(on_checkpoint),
+                    # Another run could not go on from it: nobody could tell what this one may yet have under way.
+                    finished=run.reporter(on_checkpoint if opened_destination.is_pinned else None),
                 )
             )
             stages.flushing()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from volmig import errors
-from volmig.transfer.base import CopyOptions, End
+from volmig.transfer.base import CopyOptions, CopyStage, End, TransferProgress
 from volmig.transfer.control import Control
 from volmig.transfer.digest import TreeDigest
 from volmig.transfer.ends import opening
@@ -14,7 +14,8 @@ from volmig.transfer.flow.leaves import DigestFlow
 from volmig.transfer.flow.lookup import Lookup, looking
 from volmig.transfer.flow.plan import tasks
 from volmig.transfer.flow.setup import machinery
-from volmig.transfer.requests import check_request, unwatched
+from volmig.transfer.progress import StageMeter
+from volmig.transfer.requests import agree_on_limit, check_request, unwatched
 
 
 def digest_end(
@@ -70,22 +71,39 @@ def digest_of(
     chunk_bytes: int = 1024 * 1024,
     format_name: str = "raw",
     control: Control | None = None,
+    progress: Callable[[TransferProgress], None] | None = None,
+    has_arrived: bool = False,
 ) -> str:
     """Return the tree digest, in hexadecimal, of the first *size_bytes* of an end; of all of it when None.
 
     It is the digest that :class:`TransferResult` reports; :data:`volmig.transfer.digest.ALGORITHM` names it.
 
     :param format_name: the end's format; of an image the content is digested.
+    :param progress: called in this thread; what it raises is raised here.
+    :param has_arrived: read it as the destination of a copy is read back: past the cache, as far as the system allows.
     :raises volmig.errors.SourceTooShort: when the end has fewer bytes.
     :raises volmig.errors.TransferFailed: when it cannot be read.
     """
-    options = CopyOptions(source_format=format_name, chunk_bytes=chunk_bytes)
+    options = CopyOptions(source_format=format_name, destination_format=format_name, chunk_bytes=chunk_bytes)
     control = control or Control()
-    with looking(control) as lookup, opening.open_source(end, options, lookup=lookup) as opened:
+    options = agree_on_limit(options, control)
+    with looking(control) as lookup, _opened(end, options, lookup, has_arrived=has_arrived) as opened:
         size = opened.size_bytes if size_bytes is None else size_bytes
         check_request(size, options)
         if opened.size_bytes < size:
             raise errors.SourceTooShort(path=opened.name, actual=opened.size_bytes, expected=size)
         digest = TreeDigest(size)
-        digest_end(opened, digest, to_bytes=size, options=options, control=control, lookup=lookup, advance=unwatched)
+        meter = StageMeter(CopyStage.VERIFY, size, progress or unwatched)
+        if has_arrived:
+            opened.drop_cache()
+        digest_end(
+            opened, digest, to_bytes=size, options=options, control=control, lookup=lookup, advance=meter.advance
+        )
+        meter.finish()
         return digest.hexdigest()
+
+
+def _opened(end: End, options: CopyOptions, lookup: Lookup, *, has_arrived: bool) -> OpenEnd:
+    if has_arrived:
+        return opening.open_arrived(end, options, unwatched, lookup)
+    return opening.open_source(end, options, lookup=lookup)

@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from tests.unit.migration.world import KINDS, World
+from volmig import errors
 from volmig.manager.processes import ProcessIdentity
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.runner import MigrationRunner
+from volmig.migration.takeover import LET_GO
 from volmig.model import EntryKind, JournalEntry, Migration, Phase
 from volmig.store import Store
 from volmig.testing import patterns
 from volmig.testing.faults import DyingStore, FailingStep, When, steps_for
+from volmig.transfer.ends.pins import pin
 from volmig.transfer.flow import copying
 
 MIB = 1024 * 1024
@@ -95,17 +98,21 @@ def run(
     process: ProcessIdentity | None = None,
     store: Store | None = None,
     steps: Callable[..., Any] = steps_for,
+    is_patient: bool = False,
 ) -> OwnedMigration:
     owned = OwnedMigration(migration)
+    owned.is_patient = is_patient
     MigrationRunner(store or world.store, world.backends, world.settings, owned, process=process, steps_for=steps).run()
     return owned
 
 
-def take_over(world: World, migration: Migration, *, process: ProcessIdentity | None = None) -> OwnedMigration:
+def take_over(
+    world: World, migration: Migration, *, process: ProcessIdentity | None = None, is_patient: bool = False
+) -> OwnedMigration:
     with world.store.writing() as transaction:
         transaction.update_migration(transaction.get_migration(migration.id), owner="")
         claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
-    return run(world, claimed, process=process)
+    return run(world, claimed, process=process, is_patient=is_patient)
 
 
 def journal(world: World, migration: Migration) -> list[JournalEntry]:
@@ -254,7 +261,7 @@ def test_a_death_while_it_is_proved_costs_no_second_copy(world: World) -> None:
 
 
 def test_a_store_that_is_busy_for_a_checkpoint_does_not_end_the_copy(world: World, monkeypatch: Any) -> None:
-    from volmig import errors
+
     from volmig.migration.move import Move
 
     tried = []
@@ -268,4 +275,54 @@ def test_a_store_that_is_busy_for_a_checkpoint_does_not_end_the_copy(world: Worl
     owned = run(world, migration)
     assert owned.error is None
     assert tried
+    assert_arrived(world, migration)
+
+
+def test_requests_that_outlive_their_worker_do_not_reach_the_volume(world: World) -> None:
+    """As when its storage hangs: the kernel carries out what it was handed whenever the storage answers."""
+    migration = die_at_checkpoint(world, process=dead())
+    path = Path(world.driver("right").options["file_directory"]) / f"volume-{migration.destination_id}"
+    fd = os.open(path, os.O_RDWR)
+    assert pin(fd)
+    try:
+        owned = take_over(world, migration)
+        assert owned.error is None
+        assert owned.migration.destination_id != migration.destination_id
+        assert copied(world, migration)["bytes_resumed"] == 0
+        os.pwrite(fd, b"late", 0)
+    finally:
+        os.close(fd)
+    assert_arrived(world, migration)
+
+
+def test_a_worker_that_has_let_go_has_nothing_under_way(world: World) -> None:
+    """Whoever else holds the object then is none of volmig's."""
+    migration = die_at_checkpoint(world, process=dead())
+    with world.store.writing() as transaction:
+        transaction.append_journal(
+            JournalEntry(migration_id=migration.id, kind=EntryKind.NOTE, subject=LET_GO, actor="first", epoch=1)
+        )
+    owned = take_over(world, migration)
+    assert owned.migration.destination_id == migration.destination_id
+    assert_arrived(world, migration)
+
+
+def test_a_worker_without_a_backend_leaves_the_migration_to_others(world: World) -> None:
+    migration = die_at_checkpoint(world, process=dead())
+    directory = Path(world.driver("right").options["file_directory"])
+    stats = world.driver("right").get_volume_stats
+    world.driver("right").get_volume_stats = lambda **_: {**stats(), "down_reason": "away"}  # type: ignore[assignment]
+    for _ in range(3):
+        owned = take_over(world, migration, is_patient=True)
+        assert isinstance(owned.error, errors.BackendDown)
+        assert owned.migration.owner == ""
+    with world.store.reading() as view:
+        assert view.get_migration(migration.id).phase is Phase.MIGRATING
+        assert view.list_checkpoints() == [migration.id]
+    entries = journal(world, migration)
+    world.driver("right").get_volume_stats = stats  # type: ignore[method-assign]
+    assert journal(world, migration) == entries
+    assert (directory / f"volume-{migration.destination_id}").exists()
+    take_over(world, migration)
+    assert copied(world, migration)["bytes_resumed"] >= 16 * MIB
     assert_arrived(world, migration)

@@ -89,7 +89,12 @@ def test_volume_in_doubt_names_both_places_and_recovery_settles_it(make_world):
     world = make_world()
     volume = world.create()
     add_migration(world, volume, error_code="location-doubtful", error_message="It may be in either.")
-    world.change(volume, status=VolumeStatus.ERROR, migration_status=MigrationStatus.ERROR, status_reason="In doubt.")
+    world.change(
+        volume,
+        status=VolumeStatus.ERROR,
+        migration_status=MigrationStatus.ERROR,
+        status_reason="It may be in either.",
+    )
     [found] = findings(world)
     assert (found.code, found.severity, found.safe) == ("location-doubtful", "critical", False)
     assert found.where == f"{SOURCE} or {DESTINATION}"

@@ -380,8 +380,11 @@ class EngineMachine(RuleBasedStateMachine):
             assert (final.phase, final.error_code) == (Phase.ERROR, "changes-would-be-lost")
             return
         assert final.phase is Phase.SUCCESS
-        model.host, model.content = kept.source, kept.content
         model.kept.remove(kept)
+        if discard:
+            left = Kept(migration_id=final.id, source=model.host, destination=kept.source, content=model.content)
+            model.kept.append(left)
+        model.host, model.content = kept.source, kept.content
 
     @precondition(lambda self: any(model.kept for model in self.models))
     @rule(number=picks)
@@ -398,13 +401,13 @@ class EngineMachine(RuleBasedStateMachine):
         """Yield an engine whose process is taken for dead, and whose store fails from some write on."""
         _, store = self.world.open_engine()
         dying = DyingStore(store, fail_at=fail_at)
-        with mock.patch("volmig.engine.engine.ProcessIdentity.own", return_value=DEAD):
+        with mock.patch.object(ProcessIdentity, "own", return_value=DEAD):
             engine = Engine(self.world.conf(), store=dying, context=RequestContext(user="the dead"))
-        self.world._opened.append((engine, store))
-        for name in ("left", "right"):
-            self.world.fake(name, engine).types = {"fast"}
-        yield engine
-        engine.close()
+            self.world._opened.append((engine, store))
+            for name in ("left", "right"):
+                self.world.fake(name, engine).types = {"fast"}
+            yield engine
+            engine.close()
 
     def recover(self) -> None:
         for migration in self.engine.list_migrations():

@@ -239,6 +239,8 @@ def bring_to_rest(engine: Engine, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while unfinished := engine.list_migrations(MigrationQuery(phases=UNFINISHED)):
         assert time.monotonic() < deadline, unfinished
+        # Their workers may be among those that were killed.
+        engine.recover()
         for migration in unfinished:
             with contextlib.suppress(TimeoutError, *REFUSALS):
                 if migration.phase is Phase.PAUSED:

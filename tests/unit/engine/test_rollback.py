@@ -73,7 +73,12 @@ def test_what_was_written_since_is_not_lost(make_world: MakeWorld, kind: str) ->
     assert world.path(now).read_bytes()[5:12] == b"changed"
     # The way back stays open.
     assert kept(world).migration_id == done.id
-    world.engine.rollback_migration(done.id, discard_changes=True).result(LONG)
+    back = world.engine.rollback_migration(done.id, discard_changes=True)
+    back.result(LONG)
+    # What was given up is kept for as long as that was for which it is given up.
+    assert (kept(world).migration_id, back.status().source_retention_seconds) == (back.id, WEEK)
+    assert world.path(now).read_bytes()[5:12] == b"changed"
+    assert world.engine.retire_migration(back.id) == []
     world.assert_at(volume, SOURCE, Phase.SUCCESS)
 
 

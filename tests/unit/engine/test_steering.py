@@ -304,7 +304,7 @@ def test_what_a_dead_worker_has_left_is_taken_up_by_itself(
     assert other.migration(queued.id).wait(LONG).phase is Phase.SUCCESS
     world.assert_at(volume, DESTINATION, Phase.SUCCESS)
     other.close()
-    assert not {"volmig-takeover", "volmig-clearing"} & threads()
+    assert not [name for name in threads() if name.startswith(("volmig-takeover", "volmig-requests", "volmig-retire"))]
 
 
 def test_rounds_of_recovery_survive_a_store_that_fails(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +324,31 @@ def test_rounds_of_recovery_survive_a_store_that_fails(make_world: MakeWorld, mo
     world.engine.keep_recovering(0.02)
     assert world.engine.migration(queued.id).wait(LONG).phase is Phase.SUCCESS
     world.assert_at(volume, DESTINATION, Phase.SUCCESS)
+
+
+def test_recovery_leaves_what_it_cannot_serve_to_others(make_world: MakeWorld) -> None:
+    world = make_world(kind="path", store="sqlite")
+    volume = world.create()
+    queued = world.engine.request_migration(volume.id, DESTINATION, force_host_copy=True)
+    world.fake("right").down_reason = "still booting"
+    (handle,) = world.engine.recover()
+    with pytest.raises(errors.BackendDown):
+        handle.wait(LONG)
+    left = world.engine.show_migration(queued.id)
+    assert (left.phase, left.owner, left.error_code) == (Phase.QUEUED, "", "")
+    world.fake("right").down_reason = ""
+    (handle,) = world.engine.recover()
+    handle.result(LONG)
+    world.assert_at(volume, DESTINATION, Phase.SUCCESS)
+
+
+def test_what_is_to_be_cancelled_does_not_wait_for_a_backend(make_world: MakeWorld) -> None:
+    world = make_world(kind="path", store="sqlite")
+    volume = world.create()
+    queued = world.engine.request_migration(volume.id, DESTINATION, force_host_copy=True)
+    world.fake("right").down_reason = "gone for good"
+    world.engine.cancel_migration(queued.id)
+    assert world.engine.migration(queued.id).wait(LONG).phase is Phase.CANCELLED
 
 
 # --- the history ------------------------------------------------------------------------------------

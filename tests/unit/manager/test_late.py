@@ -1,4 +1,4 @@
-"""A call that ends after its time is undone, unless what it made is by then in somebody else's hands."""
+"""A call that ends after its time: a connection is ended unless somebody else has it, an object is handed over."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from tests.unit.waiting import until
 from volmig import errors
 from volmig.drivers.fake import FakeDriver
 from volmig.manager.backend import Backend
-from volmig.manager.claims import Claim, Claims, Thing
+from volmig.manager.claims import Claim, Claims, Connection
 from volmig.manager.policies import CallTimes
-from volmig.model import RequestContext, Volume, VolumeStatus
-from volmig.testing import patterns
+from volmig.model import Volume, VolumeStatus
 
 SIZE = 64 * 1024
-THING = Thing(kind="object", host="here@one#p", name="v")
-OTHER = replace(THING, name="w")
-PATTERN = patterns.dense(SIZE)
+CONNECTION = Connection(host="here@one#p", name="v")
+OTHER = replace(CONNECTION, name="w")
 
 
 # --- the rule ---------------------------------------------------------------------------------------
@@ -33,14 +31,14 @@ PATTERN = patterns.dense(SIZE)
 class Late:
     """A claim whose call was given up; :meth:`end` lets the call end in a thread of its own."""
 
-    def __init__(self, claims: Claims, thing: Thing = THING) -> None:
+    def __init__(self, claims: Claims, connection: Connection = CONNECTION) -> None:
         self.claims = claims
         self.undone = threading.Event()
         self.may_undo = threading.Event()
         self.may_undo.set()
         self.claim: Claim
-        with pytest.raises(errors.DriverTimeout), claims.making(thing, wait_seconds=0) as self.claim:
-            raise errors.DriverTimeout(backend="one", method="create_volume", seconds="1")
+        with pytest.raises(errors.DriverTimeout), claims.making(connection, wait_seconds=0) as self.claim:
+            raise errors.DriverTimeout(backend="one", method="initialize_connection", seconds="1")
 
     def undo(self) -> None:
         self.undone.set()
@@ -69,28 +67,21 @@ def test_what_nobody_has_is_taken_back(claims: Claims, workers: ThreadPoolExecut
     late = Late(claims)
     with claims.making(OTHER, wait_seconds=0):
         pass
-    claims.use(OTHER, wait_seconds=0)
     assert late.end(workers).result(10) is True
     assert late.undone.is_set()
 
 
 def test_what_a_later_call_has_made_stays(claims: Claims, workers: ThreadPoolExecutor) -> None:
     late = Late(claims)
-    with claims.making(THING, wait_seconds=0):
+    with claims.making(CONNECTION, wait_seconds=0):
         pass
     assert late.end(workers).result(10) is False
     assert not late.undone.is_set()
 
 
 def test_what_an_earlier_call_has_made_meanwhile_stays(claims: Claims, workers: ThreadPoolExecutor) -> None:
-    with claims.making(THING, wait_seconds=0):
+    with claims.making(CONNECTION, wait_seconds=0):
         late = Late(claims)
-    assert late.end(workers).result(10) is False
-
-
-def test_what_is_used_stays(claims: Claims, workers: ThreadPoolExecutor) -> None:
-    late = Late(claims)
-    claims.use(THING, wait_seconds=0)
     assert late.end(workers).result(10) is False
 
 
@@ -98,7 +89,7 @@ def test_what_is_used_stays(claims: Claims, workers: ThreadPoolExecutor) -> None
 def test_it_waits_for_a_call_under_way(claims: Claims, workers: ThreadPoolExecutor, accepted: bool) -> None:
     late = Late(claims)
     outcome = contextlib.nullcontext() if accepted else pytest.raises(ZeroDivisionError)
-    with outcome, claims.making(THING, wait_seconds=0):
+    with outcome, claims.making(CONNECTION, wait_seconds=0):
         ending = late.end(workers)
         until(lambda: _waiting(claims) == 1)
         assert not late.undone.is_set()
@@ -117,15 +108,14 @@ def test_a_new_call_waits_until_the_late_one_is_taken_back(claims: Claims, worke
     late.may_undo.clear()
     ending = late.end(workers)
     assert late.undone.wait(10)
-    with pytest.raises(errors.StorageBusy, match="still being removed"), claims.making(THING, wait_seconds=0.01):
-        pytest.fail("it began while the object was being removed")
-    with pytest.raises(errors.StorageBusy):
-        claims.use(THING, wait_seconds=0.01)
-    claims.use(OTHER, wait_seconds=0)
+    with pytest.raises(errors.StorageBusy, match="is being ended"), claims.making(CONNECTION, wait_seconds=0.01):
+        pytest.fail("it began while the late one was being ended")
+    with claims.making(OTHER, wait_seconds=0):
+        pass
     began = threading.Event()
 
     def make() -> None:
-        with claims.making(THING, wait_seconds=10):
+        with claims.making(CONNECTION, wait_seconds=10):
             began.set()
 
     making = workers.submit(make)
@@ -155,7 +145,6 @@ class GatedDriver(FakeDriver):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.gates: dict[tuple[str, int, str], threading.Event] = {}
-        self.before_delete: Callable[[], object] = lambda: None
         self._counts: dict[str, int] = {}
         self._counting = threading.Lock()
 
@@ -181,9 +170,11 @@ class GatedDriver(FakeDriver):
     def initialize_connection(self, volume: Volume, connector: Any) -> Any:
         return self._gated("initialize_connection", lambda: FakeDriver.initialize_connection(self, volume, connector))
 
-    def delete_object(self, volume: Volume, identity: str | None) -> None:
-        self.before_delete()
-        self._gated("delete_object", lambda: FakeDriver.delete_object(self, volume, identity))
+    def terminate_connection(self, volume: Volume, connector: Any) -> None:
+        self._gated("terminate_connection", lambda: FakeDriver.terminate_connection(self, volume, connector))
+
+
+Made = tuple[Volume, str | None]
 
 
 class Site:
@@ -213,19 +204,22 @@ class Site:
         with self.little_time(), pytest.raises(errors.DriverTimeout):
             call()
 
-    def create_late(self, place: str = "before") -> threading.Event:
-        """Have the first creation be given up, and return what lets it end."""
-        gate = self.driver.gate("create_volume", 1, place)
-        self.give_up(lambda: self.backend.create_volume(self.volume))
+    def create_late(self, place: str = "before") -> tuple[threading.Event, list[Made]]:
+        """Have the first creation be given up; return what lets it end, and the list of what it hands over then."""
+        gate, handed = self.driver.gate("create_volume", 1, place), list[Made]()
+        self.give_up(
+            lambda: self.backend.create_volume(self.volume, when_late=lambda made, found: handed.append((made, found)))
+        )
+        return gate, handed
+
+    def connect_late(self, number: int = 1, place: str = "before") -> threading.Event:
+        """Have a connection be given up, and return what lets it end."""
+        gate = self.driver.gate("initialize_connection", number, place)
+        self.give_up(lambda: self.backend.initialize_connection(self.volume))
         return gate
 
-    def fill(self, volume: Volume | None = None) -> None:
-        with self.driver.open_volume(volume or self.volume, "r+b") as handle:
-            patterns.fill(handle, PATTERN)
-
-    def assert_whole(self) -> None:
-        with self.driver.open_volume(self.volume, "rb") as handle:
-            patterns.check(handle, PATTERN)
+    def was_ended(self) -> bool:
+        return ("terminate_connection", self.volume.id) in self.driver.calls
 
     def exists(self) -> bool:
         return self.driver.volume_exists(self.volume)
@@ -245,136 +239,131 @@ def site() -> Iterator[Site]:
     made.driver.close()
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_an_object_that_is_made_too_late_is_removed(site: Site, place: str) -> None:
-    gate = site.create_late(place)
-    gate.set()
-    site.rest()
-    assert not site.exists()
+# --- objects ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["before", "after"])
-def test_an_object_that_a_repetition_was_given_is_not_removed(site: Site, place: str) -> None:
-    """The late call succeeds, since the object is there already; undoing it would delete a volume in use."""
-    gate = site.create_late(place)
-    site.backend.create_volume(site.volume)
-    site.fill()
+def test_an_object_that_is_made_too_late_is_handed_over(site: Site, place: str) -> None:
+    """Nothing is deleted by the call: whatever it has found may be in use."""
+    gate, handed = site.create_late(place)
+    assert handed == []
     gate.set()
     site.rest()
-    site.assert_whole()
+    assert site.exists()
+    assert handed == [(site.volume, site.driver.identify_object(site.volume))]
+    assert not [method for method, _ in site.driver.calls if method.startswith("delete")]
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_late_call_that_ends_during_a_repetition_waits_for_its_outcome(site: Site, fails: bool) -> None:
-    gate = site.create_late("after")
-    again = site.driver.gate("create_volume", 2, "after")
-    if fails:
-        site.driver.faults.add("create_volume:fail_after")
-    with ThreadPoolExecutor(max_workers=1) as workers:
-        repetition = workers.submit(site.backend.create_volume, site.volume)
-        until(lambda: len([call for call in site.driver.calls if call[0] == "create_volume"]) == 2)
-        gate.set()
-        if not fails:
-            until(lambda: _waiting(site.backend._claims) == 1)
-            assert site.exists(), "it was removed while another call was about to be given it"
-        again.set()
-        assert (repetition.exception(10) is not None) is fails
-    site.rest()
-    assert site.exists() is not fails
-
-
-def test_a_repetition_waits_until_the_late_object_is_gone(site: Site) -> None:
-    gate = site.create_late("after")
-    removing = threading.Event()
-    site.driver.before_delete = removing.set
-    may_delete = site.driver.gate("delete_object", 1, "before")
-    gate.set()
-    assert removing.wait(10)
-    with site.little_time(), pytest.raises(errors.StorageBusy, match="still being removed"):
-        site.backend.create_volume(site.volume)
-    with ThreadPoolExecutor(max_workers=1) as workers:
-        repetition = workers.submit(site.backend.create_volume, site.volume)
-        until(lambda: _waiting(site.backend._claims) == 1)
-        may_delete.set()
-        repetition.result(10)
-    site.fill()
-    site.rest()
-    site.assert_whole()
-
-
-def test_two_late_creations_leave_nothing(site: Site) -> None:
-    first = site.create_late()
-    second = site.driver.gate("create_volume", 2, "before")
+def test_an_object_that_nobody_asks_for_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    gate = site.driver.gate("create_volume", 1, "before")
     site.give_up(lambda: site.backend.create_volume(site.volume))
-    second.set()
-    until(lambda: site.backend.hanging_calls() == {"create_volume": 1})
-    first.set()
-    site.rest()
-    assert not site.exists()
-
-
-def test_an_object_that_took_the_name_meanwhile_is_told_apart(site: Site) -> None:
-    """Another process removes the late object and makes one of its own, before the undoing comes to it."""
-    gate = site.create_late("after")
-
-    def exchange() -> None:
-        site.driver.before_delete = lambda: None
-        site.driver.delete_volume(site.volume)
-        FakeDriver.create_volume(site.driver, site.volume)
-        site.fill()
-
-    site.driver.before_delete = exchange
     gate.set()
     site.rest()
-    site.assert_whole()
+    assert site.volume.id in caplog.text
+    assert site.exists()
 
 
-def test_a_volume_that_was_moved_to_the_name_is_not_removed(site: Site) -> None:
-    gate = site.create_late()
-    copy = site.record("4c1c1c6e-0000-4000-8000-000000000002")
-    site.backend.create_volume(copy)
-    site.fill(copy)
-    elsewhere = replace(site.volume, host="here@two#p")
-    update = site.backend.update_migrated_volume(RequestContext(), elsewhere, copy, "available")
-    assert update["_name_id"] is None
+def test_what_its_driver_calls_it_is_handed_over_and_asked_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Volume] = []
+
+    def create(volume: Volume) -> Any:
+        site.driver._gated("create_volume", lambda: None)
+        return {"provider_id": "lun-7", "provider_location": "portal", "_name_id": "other"}
+
+    monkeypatch.setattr(site.driver, "create_volume", create)
+    monkeypatch.setattr(site.driver, "identify_object", lambda volume: asked.append(volume) or "serial 5")
+    gate, handed = site.create_late()
     gate.set()
     site.rest()
-    site.assert_whole()
+    made = replace(site.volume, provider_id="lun-7", provider_location="portal", name_id="other")
+    assert handed == [(made, "serial 5")]
+    assert asked == [made]
 
 
-def test_an_object_that_is_in_use_is_not_removed(site: Site) -> None:
-    gate = site.create_late()
-    FakeDriver.create_volume(site.driver, site.volume)
-    site.backend.open_volume(site.volume, "rb").close()
-    site.fill()
+def test_an_object_that_is_gone_again_is_not_handed_over(site: Site) -> None:
+    gate, handed = site.create_late("after")
+    site.driver.delete_volume(site.volume)
     gate.set()
     site.rest()
-    site.assert_whole()
+    assert handed == []
 
 
-def test_removing_what_came_too_late_is_repeated_while_the_storage_is_busy(site: Site) -> None:
-    options = site.driver.options | {"driver_retries": 2}
-    site.driver.options = options
+def test_an_object_that_cannot_be_identified_is_handed_over_all_the_same(site: Site) -> None:
+    gate, handed = site.create_late()
+    site.driver.faults.add("identify_object:fail")
+    gate.set()
+    site.rest()
+    assert handed == [(site.volume, None)]
+
+
+def test_asking_for_its_identity_is_repeated_while_the_storage_is_busy(site: Site) -> None:
+    site.driver.options = site.driver.options | {"driver_retries": 1}
     site.backend = Backend(site.driver, name="one", driver_name="gated")
-    site.backend.require_set_up()
-    gate = site.create_late("after")
-    site.driver.faults.add("delete_object@1:fail=storage-busy")
-    site.driver.faults.add("delete_object@2:fail=storage-busy")
+    gate, handed = site.create_late("after")
+    site.driver.faults.add("identify_object@1:fail=storage-busy")
     gate.set()
     site.rest()
-    assert not site.exists()
+    assert [identity for _, identity in handed] != [None]
+
+
+def test_an_answer_that_breaks_the_contract_is_of_an_object_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = site.driver.create_volume
+    monkeypatch.setattr(site.driver, "create_volume", lambda volume: real(volume) or 5)
+    gate, handed = site.create_late()
+    gate.set()
+    site.rest()
+    assert [made for made, _ in handed] == [site.volume]
+
+
+# --- connections ------------------------------------------------------------------------------------
 
 
 def test_a_connection_that_comes_too_late_is_ended_unless_another_was_made(site: Site) -> None:
     site.backend.create_volume(site.volume)
-    first = site.driver.gate("initialize_connection", 1, "before")
-    site.give_up(lambda: site.backend.initialize_connection(site.volume))
+    first = site.connect_late()
     site.backend.initialize_connection(site.volume)
     first.set()
     site.rest()
-    assert ("terminate_connection", site.volume.id) not in site.driver.calls
-    third = site.driver.gate("initialize_connection", 3, "before")
-    site.give_up(lambda: site.backend.initialize_connection(site.volume))
+    assert not site.was_ended()
+    third = site.connect_late(3)
     third.set()
     site.rest()
-    assert ("terminate_connection", site.volume.id) in site.driver.calls
+    assert site.was_ended()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_late_connection_waits_for_the_outcome_of_a_repetition(site: Site, fails: bool) -> None:
+    site.backend.create_volume(site.volume)
+    gate = site.connect_late(place="after")
+    again = site.driver.gate("initialize_connection", 2, "after")
+    if fails:
+        site.driver.faults.add("initialize_connection:fail_after")
+    with ThreadPoolExecutor(max_workers=1) as workers:
+        repetition = workers.submit(site.backend.initialize_connection, site.volume)
+        until(lambda: len([call for call in site.driver.calls if call[0] == "initialize_connection"]) == 2)
+        gate.set()
+        if not fails:
+            until(lambda: _waiting(site.backend._claims) == 1)
+            assert not site.was_ended(), "it was ended while another call was about to be given it"
+        again.set()
+        assert (repetition.exception(10) is not None) is fails
+    site.rest()
+    assert site.was_ended() is fails
+
+
+def test_a_repetition_waits_until_the_late_connection_is_ended(site: Site) -> None:
+    site.backend.create_volume(site.volume)
+    gate = site.connect_late(place="after")
+    may_end = site.driver.gate("terminate_connection", 1, "before")
+    gate.set()
+    until(lambda: site.driver._counts.get("terminate_connection") == 1)
+    with site.little_time(), pytest.raises(errors.StorageBusy, match="is being ended"):
+        site.backend.initialize_connection(site.volume)
+    with ThreadPoolExecutor(max_workers=1) as workers:
+        repetition = workers.submit(site.backend.initialize_connection, site.volume)
+        until(lambda: _waiting(site.backend._claims) == 1)
+        may_end.set()
+        repetition.result(10)
+    site.rest()

@@ -232,10 +232,10 @@ def kill_at(world: World, call: str, *, is_after: bool) -> None:
     backend = world.backends.get("one")
     real = getattr(backend, call)
 
-    def die(*args: Any) -> None:
+    def die(*args: Any, **options: Any) -> None:
         delattr(backend, call)
         if is_after:
-            real(*args)
+            real(*args, **options)
         raise Killed
 
     setattr(backend, call, die)

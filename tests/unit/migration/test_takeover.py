@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.migration.world import KINDS, Kind, World
+from volmig import errors
 from volmig.migration.move import Move
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.steps import steps_for
@@ -169,3 +170,15 @@ def test_what_was_committed_though_reported_as_failed_is_not_written_twice(tmp_p
         pass
     with world.store.reading() as view:
         assert [entry.subject for entry in view.read_journal(migration.id)].count("once") == 1
+
+
+def test_who_has_let_go_does_not_go_on_although_nobody_else_has_it_yet(tmp_path: Path) -> None:
+    """The answer to the commit in which it let go was lost: another may take the migration at any time."""
+    world = World(tmp_path, KINDS[1])
+    migration = world.accept()
+    move = Move(world.store, world.backends, world.settings, OwnedMigration(migration))
+    with world.store.writing() as transaction:
+        transaction.update_migration(migration, owner="", lease_expires_at=None)
+    with pytest.raises(errors.LeaseLost):
+        move.refresh()
+    assert move.owned.is_lost

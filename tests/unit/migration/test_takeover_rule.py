@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from volmig.manager.processes import ProcessIdentity
-from volmig.migration.takeover import LET_GO, WORKER, others_are_gone
+from volmig.migration.takeover import LET_GO, WORKER, earlier_workers
 from volmig.model import EntryKind, JournalEntry
 
 OWN = ProcessIdentity.own("here")
@@ -47,4 +47,4 @@ def began(epoch: int, process: ProcessIdentity | None, *, object_id: str = "") -
     ],
 )
 def test_who_counts_as_gone(journal_: list[JournalEntry], gone: bool) -> None:
-    assert others_are_gone(journal_, destination_id="o", epoch=3, host="here") is gone
+    assert earlier_workers(journal_, destination_id="o", epoch=3, host="here").are_gone is gone

@@ -26,6 +26,8 @@ DUMP = Path(__file__).with_name("database_0001.sql")
 ADDED = {
     "migrations": {"pause_requested_by": "", "source_retention_seconds": 0, "rolls_back": ""},
     "volumes": {"operation": "{}"},
+    # Due, so that a call that deletes it may be under way.
+    "retired": {"deletion_begun_at": 1795176000313456},
 }
 
 

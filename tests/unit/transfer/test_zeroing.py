@@ -92,8 +92,8 @@ def test_zeroing_that_fails_for_good_fails_the_copy(tmp_path: Path, monkeypatch:
     destination.write_bytes(b"\xee" * SIZE)
     opened = FileEnd.__init__
 
-    def read_only(self: FileEnd, path: str, flags: int, *, is_destination: bool) -> None:
-        opened(self, path, os.O_RDONLY, is_destination=is_destination)
+    def read_only(self: FileEnd, path: str, flags: int, **options: Any) -> None:
+        opened(self, path, os.O_RDONLY, **options)
 
     monkeypatch.setattr(FileEnd, "__init__", read_only)
     with pytest.raises(errors.TransferFailed, match="Bad file descriptor"):

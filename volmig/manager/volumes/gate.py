@@ -10,9 +10,10 @@ from typing import Any
 from volmig import errors
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
+from volmig.manager.doubts import unsettled_doubt
 from volmig.manager.volumes.operations import Entry, Held, Operation, Operations, longest_seconds
 from volmig.model import Volume, VolumeStatus
-from volmig.store import MigrationQuery, Store
+from volmig.store import Store
 from volmig.store.base import WriteTransaction
 
 LOG = logging.getLogger(__name__)
@@ -96,12 +97,12 @@ class Gate:
         if volume.status is not VolumeStatus.ERROR or request.allows_doubt:
             return
         with self._store.reading() as view:
-            last = view.list_migrations(MigrationQuery(volume_id=volume.id, limit=1))
-        if last and last[0].error_code == errors.LocationDoubtful.code:
+            doubt = unsettled_doubt(view, volume.id)
+        if doubt is not None:
             raise errors.LocationDoubtful(
                 volume=volume.id,
-                source=last[0].source,
-                destination=last[0].destination,
+                source=doubt.source,
+                destination=doubt.destination,
                 reason="its last migration ended in doubt",
             )
 

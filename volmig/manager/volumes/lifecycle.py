@@ -8,20 +8,24 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from volmig import errors
-from volmig.manager.backend import Backend
+from volmig.drivers.base import Capability
+from volmig.manager.backend import Backend, placed
 from volmig.manager.backends import Backends
+from volmig.manager.late import enter_late, retired_object
 from volmig.manager.room import Room, with_room
 from volmig.manager.volumes.gate import Gate, Request
-from volmig.manager.volumes.operations import Held, Operations, longest_seconds
+from volmig.manager.volumes.operations import MAY_COME, Held, Operations, longest_seconds
 from volmig.manager.volumes.values import check_size, merged_fields
 from volmig.model import Phase, Reservation, RetiredObject, Volume, VolumeStatus
 from volmig.store import Store
-from volmig.store.base import WriteTransaction
+from volmig.store.base import ReadTransaction, WriteTransaction
 
 LOG = logging.getLogger(__name__)
 
 _CREATE: Final = "create"
 _CREATE_CALLS: Final = ("create_volume", "delete_volume")
+_UNDO: Final = "undo"
+"""Argument of a creation that is to be undone: why."""
 _DELETE: Final = Request(
     operation="delete",
     allows_doubt=True,
@@ -38,6 +42,50 @@ _DELETE: Final = Request(
     calls=("delete_volume",),
     allows_snapshots=False,
 )
+
+
+class _Creation:
+    """A call that makes the object of a volume, and what becomes of the object when the call ends too late."""
+
+    def __init__(self, store: Store, backend: Backend, held: Held) -> None:
+        self._store = store
+        self._backend = backend
+        self._held = held
+        self.is_undone = False
+        """Whether this thread has removed what there was, and the volume's record."""
+
+    def enter_when_over(self, made: Volume, identity: str | None) -> None:
+        """Enter an object as retired that came after its call was given up, when the request has come to its end."""
+        # Until then whoever waits for the request removes the object, or keeps it.
+        self._held.over.wait()
+        self._enter(made, identity)
+
+    def enter(self, made: Volume) -> None:
+        """Enter an object as retired that was made in a request which another has finished meanwhile."""
+        identity: str | None = None
+        try:
+            identity = self._backend.identify_object(made)
+        except errors.VolumeObjectMissing:
+            return
+        except errors.VolmigError as error:
+            LOG.warning("volume %s: its object cannot be identified: %s", made.id, error)
+        self._enter(made, identity)
+
+    def _enter(self, made: Volume, identity: str | None) -> None:
+        volume_id = self._held.volume.id
+        retired = retired_object(made, volume_id=volume_id, migration_id="", identity=identity)
+        enter_late(self._store, retired, why_kept=self._why_kept)
+
+    def _why_kept(self, view: ReadTransaction) -> str:
+        try:
+            view.get_volume(self._held.volume.id)
+        except errors.VolumeNotFound:
+            if self.is_undone or not self._backend.can(Capability.MANAGE):
+                return ""
+            # An unmanaged volume leaves no record, and its data must stay.
+            return "another process has ended its creation, and the volume may have been unmanaged since"
+        # Whether the object is the volume's, or it is elsewhere by now, is told by its record.
+        return ""
 
 
 class Lifecycle:
@@ -70,13 +118,18 @@ class Lifecycle:
 
     def _make(self, held: Held) -> Volume:
         backend = self._backends.of(held.volume)
+        if held.operation.arguments.get(_UNDO):
+            return self._undo(backend, held)
         held.check()
+        creation = _Creation(self._store, backend, held)
         try:
-            update = backend.create_volume(held.volume)
+            update = backend.create_volume(held.volume, when_late=creation.enter_when_over)
         except Exception as error:
             if held.is_taken_over and isinstance(error, errors.TemporaryError):
                 raise
-            self._undo(backend, held, error)
+            self._decide_to_undo(held, error, creation)
+            self._undo(backend, held)
+            creation.is_undone = True
             raise
 
         def end(transaction: WriteTransaction, volume: Volume) -> Volume:
@@ -87,42 +140,49 @@ class Lifecycle:
         try:
             return self._operations.end(held, end)
         except errors.StoreConflict:
-            self._remove_unrecorded(backend, held.volume)
+            creation.enter(placed(held.volume, update))
             raise
 
-    def _remove_unrecorded(self, backend: Backend, volume: Volume) -> None:
-        """Remove what was made for a volume that was taken for lost and deleted meanwhile: nobody knows of it."""
+    def _decide_to_undo(self, held: Held, error: Exception, creation: _Creation) -> None:
+        """Record that a creation is undone: whoever takes it over must not make what this thread is about to remove."""
+        may_come = {MAY_COME: True} if isinstance(error, errors.DriverTimeout) else {}
         try:
-            self._gate.get(volume.id)
-        except errors.VolumeNotFound:
-            backend.delete_volume(volume)
+            self._operations.amend(held, **{_UNDO: str(error), **may_come})
+        except errors.StoreConflict:
+            if not may_come:
+                creation.enter(held.volume)
+            raise
 
-    def _undo(self, backend: Backend, held: Held, error: Exception) -> None:
-        volume = held.volume
+    def _undo(self, backend: Backend, held: Held) -> Volume:
+        """Remove what a creation may have made, and forget the volume, which is returned as it was last."""
+        volume, reason = held.volume, str(held.operation.arguments[_UNDO])
         held.check()
         try:
             backend.delete_volume(volume)
         except errors.VolmigError as left:
+            if held.is_taken_over and isinstance(left, errors.TemporaryError):
+                raise
             LOG.warning("volume %s: clearing up after a failed creation failed too: %s", volume.id, left)
-            reason = f"{error} {left}"
+            reasons = f"{reason} {left}"
 
             def keep(transaction: WriteTransaction, current: Volume) -> Volume:
                 transaction.release(volume.id)
-                return transaction.update_volume(current, operation={}, status=VolumeStatus.ERROR, status_reason=reason)
+                return transaction.update_volume(
+                    current, operation={}, status=VolumeStatus.ERROR, status_reason=reasons
+                )
 
-            self._operations.end(held, keep)
-            return
+            return self._operations.end(held, keep)
 
         def forget(transaction: WriteTransaction, current: Volume) -> Volume:
             transaction.release(volume.id)
             transaction.remove_volume(current)
-            if isinstance(error, errors.DriverTimeout):
-                # The call may make it yet: it is looked for once more when it must be over.
+            if held.operation.arguments.get(MAY_COME):
+                # A call may make it yet: it is looked for once more when that must be over.
                 due_at = transaction.now() + timedelta(seconds=backend.timeout_seconds)
-                transaction.add_retired(_late(volume, error, due_at=due_at))
+                transaction.add_retired(_late(volume, reason, due_at=due_at))
             return current
 
-        self._operations.end(held, forget)
+        return self._operations.end(held, forget)
 
     # --- delete -------------------------------------------------------------------------------
 
@@ -167,7 +227,7 @@ def _let_retained_go(transaction: WriteTransaction, volume: Volume) -> None:
             transaction.schedule_retired(retired.id, delete_after=transaction.now())
 
 
-def _late(volume: Volume, error: errors.VolmigError, *, due_at: datetime) -> RetiredObject:
+def _late(volume: Volume, reason: str, *, due_at: datetime) -> RetiredObject:
     return RetiredObject(
         id=volume.id,
         migration_id="",
@@ -176,7 +236,7 @@ def _late(volume: Volume, error: errors.VolmigError, *, due_at: datetime) -> Ret
         name_id=volume.backend_id,
         size_bytes=volume.size_bytes,
         delete_after=due_at,
-        last_error=error.message,
+        last_error=reason,
     )
 
 

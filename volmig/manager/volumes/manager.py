@@ -39,7 +39,7 @@ class VolumeManager:
         settle: Callable[[Volume, str], None],
         process: ProcessIdentity | None = None,
     ) -> None:
-        operations = Operations(store, process or ProcessIdentity.own(backends.host))
+        operations = Operations(store, lambda: process or ProcessIdentity.own(backends.host))
         gate = Gate(store, backends, operations, settle)
         self._lifecycle = Lifecycle(store, backends, operations, gate)
         self._extending = Extending(store, backends, operations, gate)

@@ -33,6 +33,9 @@ LOG = logging.getLogger(__name__)
 MARGIN_SECONDS: Final = 60.0
 """What a request may take beside its driver's calls: the store's transactions, and a busy machine."""
 
+MAY_COME: Final = "may_come"
+"""Argument of a request, of which a call that was made before may take effect yet."""
+
 _SETUP: Final = ("do_setup", "check_for_setup_error")
 
 
@@ -100,6 +103,8 @@ class Held:
     """Whether it is no longer on record."""
     is_left: bool = False
     """Whether it stays on record, to be finished later."""
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set when this thread does nothing more for it."""
 
     def check(self) -> None:
         """Refuse to act when its time is over, so that another may have finished it: this process was paused.
@@ -140,9 +145,13 @@ class Entry:
         entered = self.transaction.update_volume(volume, operation=operation.record(), status=status)
         return self._held(operation, entered, seconds)
 
-    def take_over(self, volume: Volume, operation: Operation, *, seconds: float) -> Held:
-        """Enter this process as the one that does a request which a volume's record has."""
-        own = self._operation(operation.name, seconds=seconds, arguments=operation.arguments)
+    def take_over(self, volume: Volume, operation: Operation, *, seconds: float, may_come: bool) -> Held:
+        """Enter this process as the one that does a request which a volume's record has.
+
+        :param may_come: whether a call of the one that did it before may take effect yet.
+        """
+        arguments = {**operation.arguments, MAY_COME: True} if may_come else operation.arguments
+        own = self._operation(operation.name, seconds=seconds, arguments=arguments)
         entered = self.transaction.update_volume(volume, operation=own.record())
         return self._held(own, entered, seconds, is_taken_over=True)
 
@@ -167,10 +176,10 @@ class Entry:
 class Operations:
     """Enters requests in the records of volumes, and takes them out.
 
-    :param process: this process.
+    :param process: returns the identity of the process that runs; a child that it has forked is another one.
     """
 
-    def __init__(self, store: Store, process: ProcessIdentity) -> None:
+    def __init__(self, store: Store, process: Callable[[], ProcessIdentity]) -> None:
         self._store = store
         self._process = process
         self._lock = threading.Lock()
@@ -188,7 +197,7 @@ class Operations:
         is_complete = False
         try:
             with self._store.writing() as transaction:
-                entry = Entry(transaction, self._process)
+                entry = Entry(transaction, self._process())
                 yield entry
                 is_complete = True
         except Exception:
@@ -209,6 +218,8 @@ class Operations:
             if not held.is_ended and not held.is_left:
                 self._let_go(held)
             raise
+        finally:
+            held.over.set()
 
     def end(self, held: Held, change: Callable[[WriteTransaction, Volume], Volume]) -> Volume:
         """Take a request out of its volume's record, and return what is recorded then.
@@ -225,6 +236,18 @@ class Operations:
     def finish(self, held: Held, **changes: Any) -> Volume:
         """Take a request out of its volume's record, with changes to that; raises as :meth:`end`."""
         return self.end(held, lambda transaction, volume: transaction.update_volume(volume, operation={}, **changes))
+
+    def amend(self, held: Held, **arguments: Any) -> None:
+        """Record what whoever takes a request over has to know, before this thread goes on with it.
+
+        :param arguments: to be added to those of the request.
+        :raises volmig.errors.StoreConflict: when another has taken it over, or finished it.
+        """
+        held.check()
+        amended = replace(held.operation, arguments={**held.operation.arguments, **arguments})
+        with self._store.writing() as transaction:
+            transaction.update_volume(self._mine(transaction, held), operation=amended.record())
+        held.operation = amended
 
     def postpone(self, held: Held, *, seconds: float, **arguments: Any) -> None:
         """Leave a request to :meth:`VolumeManager.recover`, from a time on.
@@ -287,7 +310,7 @@ class Operations:
                 return None
             if not self._is_abandoned(operation, transaction.now()):
                 raise self._in_progress(current, operation)
-            return entry.take_over(current, operation, seconds=seconds)
+            return entry.take_over(current, operation, seconds=seconds, may_come=not self._is_gone(operation))
 
     def is_abandoned(self, volume: Volume, now: datetime) -> bool:
         """Say whether a volume's record has a request that nobody does any more.
@@ -319,7 +342,11 @@ class Operations:
             return True
         if operation.process is None:
             return operation.until is None
-        return operation.process.is_gone(self._process.host)
+        return self._is_gone(operation)
+
+    def _is_gone(self, operation: Operation) -> bool:
+        """Say whether the process that does a request has certainly ended, and every call of a driver with it."""
+        return operation.process is not None and operation.process.is_gone(self._process().host)
 
     @staticmethod
     def _in_progress(volume: Volume, operation: Operation) -> errors.OperationInProgress:

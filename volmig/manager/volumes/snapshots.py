@@ -86,6 +86,8 @@ class Snapshots:
 
     def _try_to_undo(self, held: Held, snapshot: Snapshot) -> None:
         try:
+            # On record first: whoever takes it over must not make what this thread is about to remove.
+            self._operations.amend(held, undo=True)
             self._undo(held, snapshot)
         except errors.VolmigError as error:
             if held.is_ended:

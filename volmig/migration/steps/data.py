@@ -86,6 +86,7 @@ def _copy(move: Move, checkpoint: Checkpoint | None) -> CopiedData:
         progress=move.owned.report,
         control=move.owned.control,
         on_process=lambda process: _note_helper(move, process),
+        sole_writer=move.must_be_sole_writer and move.was_filled_before,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from volmig import errors
 from volmig.drivers.base import VolumeUpdate
 from volmig.manager.backend import Backend
+from volmig.migration.driver_calls import DRIVER_MOVE, DriverCalls, WatchedCall, new_call_facts
 from volmig.migration.move import PLACE, Move, Recording
 from volmig.migration.steps.base import CannotGoBack, Declined, Facts, Step
 from volmig.migration.steps.places import check_arrival, commit_place, place_of
@@ -16,10 +17,18 @@ from volmig.model import Phase, Volume
 class DriverMove(Step):
     """Let the driver move the volume within its own storage."""
 
-    name = "driver_move"
+    name = DRIVER_MOVE
     phase = Phase.MIGRATING
 
+    def intent(self, move: Move) -> Facts:
+        return new_call_facts()
+
     def run(self, move: Move) -> Facts:
+        call = WatchedCall.there(move)
+        with call.noting_failure():
+            return self._run(move, call)
+
+    def _run(self, move: Move, call: WatchedCall) -> Facts:
         # Something that has the name at the destination already, and that no earlier call of this migration has put
         # there, would make it impossible to say where the volume is.
         name_id = move.source_volume.name_id
@@ -29,10 +38,13 @@ class DriverMove(Step):
             raise Declined("its name is taken at the destination")
         host = move.backends.as_destination(move.migration.destination)
         try:
-            moved, update = move.source.migrate_volume(move.context, move.source_volume, host)
+            moved, update = call.make(move.source, move.source_volume, host)
         except errors.DriverTimeout as error:
             raise move.doubt(f"{error.message} It may still be moving it") from error
         if not moved:
+            if earlier := _earlier_callers(move):
+                # The host must not copy what a call of theirs may yet move.
+                raise move.doubt(f"the driver declined to move it, and {earlier} may still be moving it")
             raise Declined("the driver declined")
         here = move.source_volume
         return place_of(update, here, name_id=here.name_id)
@@ -43,13 +55,20 @@ class DriverMove(Step):
         :raises volmig.errors.LocationDoubtful: when nobody can say where it is.
         :raises CannotGoBack: when it has arrived and cannot be brought back.
         """
+        if self.name in move.left_running:
+            raise move.doubt("a call of its driver did not end in its time, and may still be moving it")
         outcome = _outcome_of_driver(move)
         if outcome is None:
             return
+        call = WatchedCall.back(move, {key: outcome[key] for key in PLACE})
+        with call.noting_failure():
+            self._bring_back(move, call, outcome)
+
+    def _bring_back(self, move: Move, call: WatchedCall, outcome: Facts) -> None:
         there = move.arrived_as(outcome)
         try:
             back = move.backends.as_destination(move.migration.source)
-            moved, update = move.destination.migrate_volume(move.context, there, back)
+            moved, update = call.make(move.destination, there, back)
         except errors.DriverTimeout as error:
             raise move.doubt(f"{error.message} It may still be bringing it back") from error
         except errors.VolmigError as error:
@@ -87,6 +106,13 @@ class CutOverDriverMove(Step):
 
     def commit(self, move: Move, recording: Recording) -> None:
         commit_place(move, recording, DriverMove.name)
+
+
+def _earlier_callers(move: Move) -> str:
+    """Return which earlier workers may still have a call running; empty when none does."""
+    own = move.migration.epoch
+    earlier = [entry for entry in move.entries() if entry.epoch < own]
+    return " and ".join(DriverCalls.of(earlier).running(move.backends.host))
 
 
 def _outcome_of_driver(move: Move) -> Facts | None:

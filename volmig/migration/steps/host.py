@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from volmig import errors
 from volmig.drivers.base import VolumeUpdate
+from volmig.manager.backend import placed
+from volmig.manager.late import enter_late, retired_object, why_copy_kept
 from volmig.migration.move import PLACE, Move, Recording
+from volmig.migration.request import has_left_storage
 from volmig.migration.steps.base import Facts, Step
-from volmig.migration.steps.places import check_arrival, commit_place, place_of, retire, retired_id
+from volmig.migration.steps.places import check_arrival, commit_place, place_of, retire, retire_source, retired_id
 from volmig.model import EntryKind, Phase, Volume
 
 _RENAMED = "update_migrated_volume"
 """Subject of the note that holds what the destination's driver made of the copy."""
+
+
+class _Creation:
+    """The making of a copy, and what becomes of it when nobody needs it any more by the time that it is made."""
+
+    def __init__(self, move: Move) -> None:
+        # As it was begun: this process, or another, may give the copy up and make a new one under another id.
+        self._store = move.store
+        self._migration = move.migration
+
+    def enter(self, made: Volume, identity: str | None) -> None:
+        """Enter an object as retired if the migration has given it up, or has ended without it."""
+        migration = self._migration
+        retired = retired_object(made, volume_id=migration.volume_id, migration_id=migration.id, identity=identity)
+        enter_late(
+            self._store, retired, why_kept=lambda view: why_copy_kept(view, migration.id, migration.destination_id)
+        )
+
+    def enter_if_lost(self, move: Move, made: Volume, identity: str | None) -> None:
+        """Do so when this worker may record nothing more, since another could have taken over before it was made.
+
+        :raises volmig.errors.LeaseLost: then.
+        """
+        try:
+            move.owned.check()
+        except errors.LeaseLost:
+            self.enter(made, identity)
+            raise
 
 
 class CreateDestination(Step):
@@ -26,14 +58,30 @@ class CreateDestination(Step):
         return {"id": move.migration.destination_id, "host": move.migration.destination}
 
     def run(self, move: Move) -> Facts:
+        creation = _Creation(move)
         try:
-            update = move.destination.create_volume(move.copy_volume)
+            update: Mapping[str, Any] = move.destination.create_volume(move.copy_volume, when_late=creation.enter)
         except errors.DriverTimeout:
             move.left_running.add(self.name)
             raise
-        outcome: dict[str, Any] = {"identity": move.destination.identify_object(move.copy_volume)}
-        outcome.update((key, update.get(key)) for key in ("provider_location", "provider_id") if key in update)
-        return outcome
+        except errors.VolmigError:
+            creation.enter_if_lost(move, move.copy_volume, None)
+            raise
+        place = {key.removeprefix("_"): update[key] for key in ("_name_id", *PLACE[1:]) if key in update}
+        if place:
+            # By what the driver calls it, it is found from now on, also if nothing more succeeds.
+            move.note(EntryKind.NOTE, self.name, place)
+        made = placed(move.copy_volume, update)
+        try:
+            identity = move.destination.identify_object(made)
+        except errors.VolumeObjectMissing:
+            # Another worker has removed it, or the driver is wrong.
+            raise
+        except errors.VolmigError:
+            creation.enter_if_lost(move, made, None)
+            raise
+        creation.enter_if_lost(move, made, identity)
+        return {"identity": identity, **place}
 
     def undo(self, move: Move) -> None:
         # A copy is only ever deleted while the original is seen to be there.
@@ -89,8 +137,7 @@ class CutOver(Step):
             source_digest=move.recorded("verify", "source_digest") or "",
             destination_digest=move.recorded("verify", "destination_digest") or "",
         )
-        kept_until = recording.transaction.now() + timedelta(seconds=move.migration.source_retention_seconds)
-        retire(move, recording, move.source_volume, identity=move.recorded_source("identity"), due_at=kept_until)
+        retire_source(move, recording)
 
 
 class RetireSource(Step):
@@ -119,13 +166,14 @@ def _names_of_copy(move: Move) -> list[Volume]:
     """Return the volumes under whose names the copy may be known to the destination's driver.
 
     Once ``cut_over`` has begun, the driver may have renamed the copy: to what its answer said, if that was recorded,
-    or most likely to the original's id, unless something else had that name before.
+    or most likely to the original's id, unless something else had that name before. That is told by the first intent:
+    when a later one was made, the copy itself may have had the name.
     """
     names = [move.copy_volume]
     if move.has(EntryKind.INTENT, CutOver.name):
         if move.has(EntryKind.NOTE, _RENAMED):
             names.append(move.arrived_as({key: move.recorded(_RENAMED, key) for key in PLACE}))
-        elif move.intended(CutOver.name, "final_name_is_free"):
+        elif move.first_intended(CutOver.name, "final_name_is_free"):
             names.append(move.arrived_as({}))
     return list({(volume.backend_id, volume.provider_id): volume for volume in names}.values())
 
@@ -156,6 +204,11 @@ def _renamed_out_of_sight(move: Move) -> list[Volume]:
 
 
 def _waits_for_deletion(move: Move, volume: Volume) -> bool:
+    """Say whether a call that deletes something else could hit what has the name of *volume* there."""
     with move.store.reading() as view:
         retired = [each for each in view.list_retired() if each.host == volume.host]
-    return any(each.name_id == volume.backend_id and not each.provider_id for each in retired)
+        if any(each.name_id == volume.backend_id for each in retired):
+            return True
+        # Where objects of one name can be told apart, even a call of a process that sleeps hits only its own.
+        can_tell = move.recorded(CreateDestination.name, "identity") is not None
+        return not can_tell and has_left_storage(view, volume.id, volume.host)

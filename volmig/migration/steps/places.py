@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from volmig import errors
 from volmig.migration.move import Move, Recording
 from volmig.migration.steps.base import Facts
 from volmig.model import RetiredObject, Volume
+from volmig.store.base import ReadTransaction
 
 
 def place_of(update: Mapping[str, Any], volume: Volume, *, name_id: str | None) -> dict[str, Any]:
@@ -59,6 +60,7 @@ def retire(
     *,
     identity: str | None,
     due_at: datetime | None = None,
+    deletion_begun_at: datetime | None = None,
     error: str = "",
 ) -> None:
     """Record an object that is to be deleted, at once or when it is due."""
@@ -75,10 +77,41 @@ def retire(
         identity=identity,
         format=volume.format,
         delete_after=due_at or transaction.now(),
+        deletion_begun_at=deletion_begun_at,
         last_error=error,
     )
     transaction.remove_retired(retired.id)
     transaction.add_retired(retired)
+
+
+def retire_source(move: Move, recording: Recording) -> None:
+    """Record what the volume leaves: to be kept for as long as was asked for, or else as being deleted from now on."""
+    now = recording.transaction.now()
+    seconds = move.migration.source_retention_seconds
+    retire(
+        move,
+        recording,
+        move.source_volume,
+        identity=move.recorded_source("identity"),
+        due_at=now + timedelta(seconds=seconds),
+        deletion_begun_at=None if seconds else now,
+    )
+
+
+def kept_storage(view: ReadTransaction, migration_id: str) -> RetiredObject:
+    """Return the old storage that a migration has left, as long as it can be gone back to.
+
+    :raises volmig.errors.RollbackImpossible: when it is gone, or its deletion has begun.
+    """
+    done = view.get_migration(migration_id)
+    for retired in view.list_retired(migration_id=done.id):
+        if retired.host == done.source and retired.volume_id == done.volume_id:
+            if retired.deletion_begun_at is not None:
+                begun_at = retired.deletion_begun_at.isoformat(timespec="seconds")
+                reason = f"the deletion of its old storage has begun, at {begun_at}, and may be under way"
+                raise errors.RollbackImpossible(migration=done.id, reason=reason)
+            return retired
+    raise errors.RollbackImpossible(migration=done.id, reason="its old storage is not kept any more")
 
 
 def retired_id(move: Move, volume: Volume) -> str:

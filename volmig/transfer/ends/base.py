@@ -39,6 +39,9 @@ class OpenEnd(abc.ABC):
     concurrency: int = 1
     """How many threads may use :meth:`read_some`, :meth:`write_some` and :meth:`zero` at once."""
 
+    is_pinned: bool = False
+    """Whether requests to it that outlive their process can be seen by the next one; see :mod:`.pins`."""
+
     map_is_believed: bool = True
     """Whether :meth:`extents` can serve to prove what was written: False when others than this host's kernel and our
     own programs tell it, so that what they call zero must be read."""

@@ -16,6 +16,7 @@ from volmig import errors
 from volmig.transfer.ends import sparse
 from volmig.transfer.ends.base import OpenEnd, describe, reading
 from volmig.transfer.ends.identity import identity_of, version_of
+from volmig.transfer.ends.pins import is_pinned_by_others, pin, writes
 
 DIRECT_BYTES = 4096
 """Direct I/O is used for requests whose place, length and memory are multiples of this."""
@@ -46,9 +47,11 @@ class FileEnd(OpenEnd):
 
     concurrency = _CONCURRENCY
 
-    def __init__(self, path: str, flags: int, *, is_destination: bool) -> None:
+    def __init__(self, path: str, flags: int, *, is_destination: bool, sole_writer: bool = False) -> None:
         """Open *path* with the access mode *flags*.
 
+        :param sole_writer: refuse it while requests of an earlier copy may be under way to it.
+        :raises volmig.errors.DestinationBusy: when they may be.
         :raises volmig.errors.RequestInvalid: when it is neither a regular file nor a block device.
         :raises volmig.errors.TransferFailed: when it cannot be opened, or its size not be found.
         """
@@ -75,9 +78,12 @@ class FileEnd(OpenEnd):
                 self._kind = stat.S_IFMT(status.st_mode)
                 self._place = _place(status)
                 self.size_bytes = status.st_size if self.is_regular else os.lseek(self.buffered, 0, os.SEEK_END)
+            if sole_writer:
+                _check_sole_writer(self.buffered, path)
             self.direct = _open_direct(self.buffered, flags)
             if self.direct is not None:
                 self._descriptors.append(self.direct)
+            self.is_pinned = writes(flags) and all(pin(fd) for fd in self._descriptors)
         except BaseException:
             self.close()
             raise
@@ -253,6 +259,11 @@ def _is_aligned(view: memoryview, offset: int) -> bool:
     if offset % DIRECT_BYTES or len(view) % DIRECT_BYTES or view.readonly:
         return False
     return ctypes.addressof(ctypes.c_char.from_buffer(view)) % DIRECT_BYTES == 0
+
+
+def _check_sole_writer(fd: int, path: str) -> None:
+    if is_pinned_by_others(fd):
+        raise errors.DestinationBusy(path=path)
 
 
 def _open_direct(fd: int, flags: int) -> int | None:

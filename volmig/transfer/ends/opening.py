@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from volmig import errors
-from volmig.transfer.ends.base import OpenEnd, name_of
+from volmig.transfer.ends.base import OpenEnd, is_path, name_of
 from volmig.transfer.ends.files import FileEnd
 from volmig.transfer.ends.handles import HandleEnd
 from volmig.transfer.nbd.address import is_address
@@ -54,12 +54,16 @@ def open_checked_source(
     return open_source(end, options, on_process, lookup=lookup)
 
 
-def open_destination(end: End, *, reads: bool = False, writes: bool = True, lookup: Lookup | None = None) -> OpenEnd:
+def open_destination(
+    end: End, *, reads: bool = False, writes: bool = True, lookup: Lookup | None = None, sole_writer: bool = False
+) -> OpenEnd:
     """Open an end for writing, for reading back, or for both, as it is stored; it must exist, and is left as it is.
 
     :param lookup: as for :func:`open_source`.
+    :param sole_writer: refuse it while requests of an earlier copy may be under way to it.
+    :raises volmig.errors.DestinationBusy: when they may be.
     """
-    return _open_by(lookup, end, reads=reads, writes=writes, is_destination=True)
+    return _open_by(lookup, end, reads=reads, writes=writes, is_destination=True, sole_writer=sole_writer)
 
 
 def open_arrived(
@@ -93,14 +97,19 @@ def check_ends(source: OpenEnd, destination: OpenEnd, size_bytes: int, *, sized:
         raise errors.DestinationTooShort(path=destination.name, actual=destination.size_bytes, expected=size_bytes)
 
 
-def _open_by(lookup: Lookup | None, end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenEnd:
+def _open_by(
+    lookup: Lookup | None, end: End, *, reads: bool, writes: bool, is_destination: bool, sole_writer: bool = False
+) -> OpenEnd:
     def work() -> OpenEnd:
-        return _open(end, reads=reads, writes=writes, is_destination=is_destination)
+        return _open(end, reads=reads, writes=writes, is_destination=is_destination, sole_writer=sole_writer)
 
     return work() if lookup is None else lookup.open(name_of(end), work)
 
 
-def _open(end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenEnd:
+def _open(end: End, *, reads: bool, writes: bool, is_destination: bool, sole_writer: bool = False) -> OpenEnd:
+    if sole_writer and (is_address(end) or not is_path(end)):
+        # What a server or a library still does for a client that is gone, nobody can tell.
+        raise errors.DestinationBusy(path=name_of(end))
     if is_address(end):
         # Not loaded by everyone who copies files.
         from volmig.transfer.nbd.end import NbdEnd
@@ -108,7 +117,7 @@ def _open(end: End, *, reads: bool, writes: bool, is_destination: bool) -> OpenE
         return NbdEnd.connect(end, reads=reads, writes=writes, is_destination=is_destination)
     if isinstance(end, str | os.PathLike):
         mode = os.O_RDONLY if not writes else os.O_RDWR if reads else os.O_WRONLY
-        return FileEnd(os.fsdecode(end), mode, is_destination=is_destination)
+        return FileEnd(os.fsdecode(end), mode, is_destination=is_destination, sole_writer=sole_writer)
     return HandleEnd(end, reads=reads, writes=writes, is_destination=is_destination)
 
 

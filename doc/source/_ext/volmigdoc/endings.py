@@ -51,6 +51,10 @@ ADVICE: Final[Mapping[str, str]] = {
         "Of a rollback: the volume was written to since. It stays where it is. Move it back by a migration, or repeat "
         "the rollback with ``--discard-changes``."
     ),
+    "old-storage-damaged": (
+        "Of a rollback: the old storage is not what it was. Look at what holds it. The volume is whole, and stays "
+        "where it is."
+    ),
     "volume-in-use": "A program has the volume's storage locked. Stop it, or detach the volume, and repeat.",
     "path-unusable": "Look at the rights of the process that runs migrations, and whether the storage is mounted.",
     "driver-failed": "The driver's own error is in the message, and with its cause in the worker's log.",
@@ -122,6 +126,7 @@ NEVER: Final = frozenset(
         "checkpoint-mismatch",
         "checkpoint-unusable",
         "checkpoint-busy",
+        "destination-busy",
         "checkpoint-superseded",
         "transfer-cancelled",
     }

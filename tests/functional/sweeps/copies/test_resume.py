@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from volmig.transfer import Control, CopyOptions, TransferResult, Verify, copy, 
 from volmig.transfer import digest as digests
 from volmig.transfer.base import Checkpoint, CopyJob, EndMark
 from volmig.transfer.digest import ALGORITHM, TreeDigest
+from volmig.transfer.ends.pins import pin
 from volmig.transfer.engines.chunked import ChunkedEngine
 from volmig.transfer.flow import copying
 from volmig.transfer.flow.arena import Arena
@@ -215,18 +217,64 @@ def test_a_copy_that_failed_goes_on(pair: Pair, offset: int) -> None:
     assert result.bytes_resumed == (last.position_bytes if last else 0)
 
 
-def test_nobody_listens_and_nothing_is_flushed_on_the_way(pair: Pair) -> None:
+def test_a_handle_gets_no_checkpoints(pair: Pair) -> None:
+    """What a library has under way when its process dies, nobody could tell."""
     handle = Handle(GARBAGE * SIZE)
     copy(pair[0], handle, size_bytes=SIZE, options=CopyOptions(verify=Verify.NONE))  # type: ignore[arg-type]
     quiet, handle.flushes = handle.flushes, 0
+    told: list[Checkpoint] = []
     copy(
         pair[0],
         handle,  # type: ignore[arg-type]
         size_bytes=SIZE,
         options=CopyOptions(verify=Verify.NONE),
-        on_checkpoint=lambda _: None,
+        on_checkpoint=told.append,
     )
-    assert handle.flushes > quiet
+    assert (told, handle.flushes) == ([], quiet)
+
+
+def descriptor_of(path: Path) -> int:
+    """Return a descriptor with a request of an earlier copy under way, as far as a lock can tell."""
+    fd = os.open(path, os.O_RDWR)
+    assert pin(fd)
+    return fd
+
+
+def test_requests_of_an_earlier_run_that_are_under_way_are_waited_for(pair: Pair) -> None:
+    told: list[Checkpoint] = []
+    copy(*pair, size_bytes=SIZE, on_checkpoint=told.append)
+    before = pair[1].read_bytes()
+    fd = descriptor_of(pair[1])
+    try:
+        with pytest.raises(errors.DestinationBusy) as raised:
+            copy(*pair, size_bytes=SIZE, checkpoint=told[0])
+        assert raised.value.fields["path"] == str(pair[1])
+        with pytest.raises(errors.DestinationBusy):
+            copy_data(*pair, size_bytes=SIZE, sole_writer=True)
+        assert pair[1].read_bytes() == before
+        # Who begins anew, and does not rely upon what was there, may do so.
+        copy(*pair, size_bytes=SIZE)
+    finally:
+        os.close(fd)
+    copy(*pair, size_bytes=SIZE, checkpoint=told[0])
+
+
+def test_a_destination_that_somebody_holds_for_himself_gets_no_checkpoints(pair: Pair) -> None:
+    """As under flock(1): nobody could see then whether a request is still under way."""
+    fd = os.open(pair[1], os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        told: list[Checkpoint] = []
+        copy(*pair, size_bytes=SIZE, on_checkpoint=told.append)
+        assert told == []
+    finally:
+        os.close(fd)
+
+
+def test_a_handle_has_no_sole_writer(pair: Pair) -> None:
+    handle = Handle(GARBAGE * SIZE)
+    with pytest.raises(errors.DestinationBusy):
+        copy_data(pair[0], handle, size_bytes=SIZE, sole_writer=True)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_is_told_only_after_its_flush(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,9 @@ def upgrade() -> None:
     )
     _add_column("migrations", sa.Column("rolls_back", _short(), server_default="", nullable=False))
     _add_column("volumes", sa.Column("operation", sa.JSON(), server_default=sa.text("('{}')"), nullable=False))
+    _add_column("retired", sa.Column("deletion_begun_at", sa.BigInteger(), nullable=True))
+    # Nothing was kept until now: whatever waits for its deletion may be under deletion.
+    op.execute("UPDATE retired SET deletion_begun_at = delete_after WHERE deletion_begun_at IS NULL")
     _add_index("ix_migrations_destination", "migrations", "destination_id")
     _add_index("ix_retired_migration", "retired", "migration_id")
     _add_index("ix_retired_volume", "retired", "volume_id")
