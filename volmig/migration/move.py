@@ -97,7 +97,7 @@ class Move:
             self._volume,
             id=self.migration.destination_id,
             host=self.migration.destination,
-            name_id=None,
+            name_id=self.recorded("create_destination", "name_id"),
             provider_location=self.recorded("create_destination", "provider_location"),
             provider_id=self.recorded("create_destination", "provider_id"),
             status=VolumeStatus.CREATING,
