@@ -120,7 +120,7 @@ class BackendExam:
             text += f"Its old storage {old} is still in {each.host}, {fate}. "
         text += (
             "Find out who removed it, and put it back there. Only when it is lost for good, `volmig volume delete` "
-            "forgets the volume."
+            "forgets the volume" + (", and deletes its old storage with it: save that before." if retired else ".")
         )
         self._add(Code.VOLUME_MISSING, volume, text, ("volume", "show", volume.id), places=tuple(places))
 

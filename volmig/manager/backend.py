@@ -240,14 +240,17 @@ class Backend:
 
         :raises volmig.errors.StorageBusy: when an earlier call for this object was given up, and still runs.
         """
+        self._delete("delete_object", volume, identity, lambda: self.driver.delete_object(volume, identity))
+
+    def _delete(self, method: str, volume: Volume, identity: str | None, function: Callable[[], None]) -> None:
         deletion = Deletion(host=volume.host, name=volume.provider_id or volume.backend_id, identity=identity)
 
         def delete() -> None:
             with self._deletions.at_work(deletion):
-                return self.driver.delete_object(volume, identity)
+                return function()
 
         self._deletions.require_none(deletion)
-        self._answers.nothing("delete_object", self._ask("delete_object", delete))
+        self._answers.nothing(method, self._ask(method, delete))
 
     def check_object(self, volume: Volume) -> None:
         """Let the driver compare a volume's object with its record, where that has no effects.
@@ -264,8 +267,8 @@ class Backend:
             raise errors.VolumeObjectMissing(volume=volume.id, location=location)
 
     def delete_volume(self, volume: Volume) -> None:
-        answer = self._ask("delete_volume", lambda: self.driver.delete_volume(volume))
-        self._answers.nothing("delete_volume", answer)
+        """Remove the object of *volume*. :raises volmig.errors.StorageBusy: as :meth:`delete_object`."""
+        self._delete("delete_volume", volume, None, lambda: self.driver.delete_volume(volume))
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
         answer = self._ask("extend_volume", lambda: self.driver.extend_volume(volume, new_size_bytes))

@@ -22,6 +22,12 @@ class Deletion:
     host: str
     name: str
     identity: str | None
+    """None for whatever has the name."""
+
+    def may_be(self, other: Deletion) -> bool:
+        """Say whether both may be of one object."""
+        has_same_name = (self.host, self.name) == (other.host, other.name)
+        return has_same_name and (self.identity == other.identity or None in (self.identity, other.identity))
 
 
 class Deletions:
@@ -48,9 +54,9 @@ class Deletions:
     def require_none(self, deletion: Deletion) -> None:
         """Refuse another call for the same object. :raises volmig.errors.StorageBusy:"""
         with self._lock:
-            is_at_work = deletion in self._at_work
+            is_at_work = any(deletion.may_be(each) for each in self._at_work)
         if is_at_work:
             raise errors.StorageBusy(
                 backend=self._backend,
-                reason=f"an earlier delete_object of {deletion.name} in {deletion.host} still runs",
+                reason=f"an earlier deletion of {deletion.name} in {deletion.host} still runs",
             )

@@ -144,7 +144,9 @@ class MigrationManager:
         for migration in reversed(unfinished):
             if up_to_slots and not migration.cancel_requested_by and not self._workers.free_slots():
                 continue
-            owned = self.take_over_if_abandoned(migration, grace_seconds=grace_seconds)
+            # One that was let go of waits for nobody in particular.
+            was_let_go = bool(migration.epoch) and not migration.owner
+            owned = self.take_over_if_abandoned(migration, grace_seconds=0.0 if was_let_go else grace_seconds)
             if owned is not None:
                 taken.append(owned)
         return taken

@@ -115,7 +115,7 @@ class MigrationRunner:
             except errors.LocationDoubtful as doubt:
                 return self._attempts.persistently(partial(self._stop_in_doubt, doubt))
             except errors.DestinationBusy as busy:
-                if not move.must_be_sole_writer:
+                if not move.goes_on:
                     return self._attempts.persistently(partial(self._turn_back, busy))
                 LOG.warning("migration %s: the copy begins anew elsewhere: %s", move.migration.id, busy)
                 self._attempts.persistently(self._begin_copy_afresh)
@@ -140,15 +140,23 @@ class MigrationRunner:
         A process that lacks a backend, or one whose storage is not there yet after a power failure, must not undo what
         another can bring to its end.
         """
-        migration = self._move.migration
         if not self._owned.is_patient:
             return None
         try:
-            for pool in (migration.source, migration.destination):
+            for pool in self._pools_needed():
                 self._move.backends.pool(pool)
-        except (errors.RequestError, errors.BackendDown, errors.DriverTimeout) as error:
+        except errors.VolmigError as error:
             return error
         return None
+
+    def _pools_needed(self) -> tuple[str, ...]:
+        """Return the pools without which it cannot come to its end; what is in others can be left for later."""
+        migration = self._move.migration
+        if self._move.committed:
+            return (migration.destination,)
+        if migration.phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
+            return (migration.source,)
+        return migration.source, migration.destination
 
     def _leave_to_others(self, obstacle: errors.VolmigError) -> errors.VolmigError:
         """Let go of a migration with which nothing was done; without an entry, since it may happen again and again."""

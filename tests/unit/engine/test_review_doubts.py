@@ -14,7 +14,6 @@ from tests.unit.engine.world import DESTINATION, SOURCE, World
 from tests.unit.waiting import LONG, let_go, until
 from volmig import errors
 from volmig.manager.processes import ProcessIdentity
-from volmig.migration.doubts import LOOKED_FOR
 from volmig.migration.driver_calls import DRIVER_CALL, DRIVER_MOVE, DriverCalls
 from volmig.migration.takeover import WORKER
 from volmig.model import EntryKind, JournalEntry, Phase, Volume, VolumeStatus
@@ -198,16 +197,17 @@ def test_a_volume_that_was_taken_over_is_looked_for_once(make_world: MakeWorld) 
         transaction.request_cancel(handle.id, requested_by="someone")
     take_from(world, handle.id)
     other, _ = world.open_engine()
-    assert other.run_migration(handle.id).wait(LONG).phase is Phase.CANCELLED
+    assert other.run_migration(handle.id).wait(LONG).error_code == "location-doubtful"
     for _ in range(2):
         other.recover()
-        assert notes(world, handle.id, LOOKED_FOR) == []
+        assert world.engine.show_volume(volume.id).status is VolumeStatus.ERROR
     end_the_move(world)
-    other.recover()
+    for _ in range(2):
+        other.recover()
     calls = len(world.fake("left", other).calls)
     other.recover()
     assert len(world.fake("left", other).calls) == calls
-    world.assert_at(volume, DESTINATION, Phase.CANCELLED)
+    world.assert_at(volume, DESTINATION, Phase.ERROR)
 
 
 def test_a_driver_that_declines_beside_a_call_that_may_run_stops_the_migration(make_world: MakeWorld) -> None:

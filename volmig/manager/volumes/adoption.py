@@ -107,6 +107,9 @@ class Adoption:
         def forget(transaction: WriteTransaction, volume: Volume) -> Volume:
             transaction.remove_volume(volume)
             for retired in transaction.list_retired(volume_id=volume.id):
+                if retired.deletion_begun_at is not None:
+                    # The volume was seen whole elsewhere; and its driver may yet delete it, whoever had adopted it.
+                    continue
                 # Nobody will be there to say that the volume is whole elsewhere, so that it must stay as well.
                 LOG.warning("old storage %s of volume %s stays in %s", retired.name_id, volume.id, retired.host)
                 transaction.remove_retired(retired.id)

@@ -57,6 +57,9 @@ class DriverMove(Step):
         """
         if self.name in move.left_running:
             raise move.doubt("a call of its driver did not end in its time, and may still be moving it")
+        if earlier := _earlier_callers(move):
+            # What is seen now may change at any moment, with what somebody writes to the volume until then.
+            raise move.doubt(f"{earlier} may still be moving it")
         outcome = _outcome_of_driver(move)
         if outcome is None:
             return

@@ -153,6 +153,9 @@ class RetireSource(Step):
             raise move.doubt("it is not seen at its destination, so its old storage is kept")
         if move.migration.source_retention_seconds:
             return {"kept_seconds": move.migration.source_retention_seconds}
+        with move.recording() as recording:
+            # Whatever becomes of the call, it may take effect at any time from here on.
+            recording.transaction.begin_deletion(retired_id(move, move.source_volume))
         move.source.delete_object(move.source_volume, move.recorded_source("identity"))
         return {}
 

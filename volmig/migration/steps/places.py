@@ -60,7 +60,6 @@ def retire(
     *,
     identity: str | None,
     due_at: datetime | None = None,
-    deletion_begun_at: datetime | None = None,
     error: str = "",
 ) -> None:
     """Record an object that is to be deleted, at once or when it is due."""
@@ -77,7 +76,6 @@ def retire(
         identity=identity,
         format=volume.format,
         delete_after=due_at or transaction.now(),
-        deletion_begun_at=deletion_begun_at,
         last_error=error,
     )
     transaction.remove_retired(retired.id)
@@ -85,16 +83,14 @@ def retire(
 
 
 def retire_source(move: Move, recording: Recording) -> None:
-    """Record what the volume leaves: to be kept for as long as was asked for, or else as being deleted from now on."""
-    now = recording.transaction.now()
+    """Record what the volume leaves: to be kept for as long as was asked for, or else to be deleted from now on."""
     seconds = move.migration.source_retention_seconds
     retire(
         move,
         recording,
         move.source_volume,
         identity=move.recorded_source("identity"),
-        due_at=now + timedelta(seconds=seconds),
-        deletion_begun_at=None if seconds else now,
+        due_at=recording.transaction.now() + timedelta(seconds=seconds),
     )
 
 
