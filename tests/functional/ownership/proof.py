@@ -71,8 +71,10 @@ def _journal(migration: Migration, journal: Sequence[JournalEntry]) -> Iterator[
     where = f"migration {migration.id}"
     if not migration.phase.is_final or migration.owner:
         yield f"{where} is in {migration.phase.value}, owned by {migration.owner or 'nobody'}"
-    # Others than its workers write to a journal too: who requests something, and whoever clears up later.
-    entries = [entry for entry in journal if entry.kind is not EntryKind.REQUEST and entry.subject != "old-storage"]
+    # Others than its workers write to a journal too: who requests something, whoever clears up later, and a driver's
+    # call at its end, however late that is.
+    others = ("old-storage", "doubt-settled", "looked-for", "driver-call")
+    entries = [entry for entry in journal if entry.kind is not EntryKind.REQUEST and entry.subject not in others]
     for before, after in itertools.pairwise(entries):
         if after.epoch < before.epoch:
             yield f"{where}: epoch {after.epoch} has written entry {after.sequence} after epoch {before.epoch}"

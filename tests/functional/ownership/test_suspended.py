@@ -265,7 +265,9 @@ def test_in_the_drivers_own_move(yard: Yard, place: str) -> None:
     assert_handed_over(yard, final)
     before = yard.state()
     assert_knows(wake_up(first), queued.id)
-    assert yard.state() == before
+    after = yard.state()
+    assert recorded(after) == recorded(before)
+    assert after["files"] == before["files"]
     assert_settled(yard, volume, RIGHT)
 
 
@@ -273,12 +275,14 @@ def test_in_the_drivers_own_move(yard: Yard, place: str) -> None:
 def test_in_the_drivers_own_move_that_is_cancelled_meanwhile(yard: Yard, place: str) -> None:
     volume, queued, first = suspended_at(yard, place, force_host_copy=False)
     yard.engine.cancel_migration(queued.id)
-    assert ended_by_another(yard, queued.id).phase is Phase.CANCELLED
+    # A call that may be about to move the volume would take with it what somebody writes to it until then.
+    final = ended_by_another(yard, queued.id)
+    assert (final.phase, final.error_code) == (Phase.ERROR, "location-doubtful")
     before = yard.state()
     assert_knows(wake_up(first), queued.id)
-    assert yard.state()["rows"] == before["rows"]
-    # A call that was about to move the volume does so when it goes on; the record follows it.
-    assert_settled(yard, volume, RIGHT if place == "before migrate_volume" else LEFT)
+    assert recorded(yard.state()) == recorded(before)
+    # By then its end is known, and the record follows it.
+    assert_settled(yard, volume, RIGHT)
 
 
 @pytest.mark.parametrize("place", ["before migrate_volume", "before update_migrated_volume", "before delete_object"])
@@ -290,12 +294,20 @@ def test_in_a_call_while_the_volume_goes_on_to_move(yard: Yard, place: str) -> N
         yard.engine.migrate(volume.id, LEFT, force_host_copy=True).result(60)
     now = yard.assert_whole(volume, host=LEFT)
     patterns.fill(yard.path(now), patterns.dense(SIZE, seed=2))
-    rows = yard.state()["rows"]
+    before = yard.state()
     assert_knows(wake_up(first), queued.id)
-    assert yard.state()["rows"] == rows
+    assert recorded(yard.state()) == recorded(before)
     yard.engine.recover()
     yard.assert_whole(volume, seed=2)
     yard.assert_no_records_left()
+
+
+def recorded(state: dict[str, object]) -> dict[str, object]:
+    """Return the rows of a state, without the one thing that a worker enters in a history that is not its own any more:
+    that a call of a driver has ended, for which others wait."""
+    rows = state["rows"]
+    assert isinstance(rows, dict)
+    return {**rows, "journal": [row for row in rows["journal"] if row[2:4] != ("note", "driver-call")]}
 
 
 def contents(state: dict[str, object]) -> dict[str, object]:
