@@ -57,8 +57,11 @@ def enter_late(store: Store, retired: RetiredObject, *, why_kept: Callable[[Read
             reason = why_kept(transaction) or _name_by_record(transaction, retired)
             if not reason:
                 transaction.add_retired(replace(retired, delete_after=transaction.now()))
+    except errors.VolmigError as error:
+        # Nobody waits for it who could be told. The process may be ending, and its store be closed.
+        LOG.error("%s was made too late, and cannot be entered as retired; volmig doctor finds it: %s", where, error)  # noqa: TRY400
+        return False
     except Exception:
-        # Nobody waits for it who could be told.
         LOG.exception("%s was made too late, and cannot be entered as retired; volmig doctor finds it", where)
         return False
     if reason:
