@@ -249,14 +249,18 @@ def test_cancel_and_limit(tmp_path: Path) -> None:
             failed.append(exc)
 
     thread = threading.Thread(target=copy)
-    thread.start()
-    time.sleep(2)
-    taken = destination.stat().st_blocks * 512
-    assert 4 * MIB < taken < 2 * 10 * MIB + 8 * MIB
     begun = time.monotonic()
+    thread.start()
+    while destination.stat().st_blocks * 512 <= 24 * MIB:
+        assert time.monotonic() - begun < 60
+        time.sleep(0.05)
+    taken, seconds = destination.stat().st_blocks * 512, time.monotonic() - begun
+    # Without a limit all 192 MiB are there by then. What a busy machine lets through at once is made up for later.
+    assert taken < seconds * 10 * MIB + 24 * MIB
+    asked = time.monotonic()
     control.cancel()
     thread.join(10)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - asked < 3
     assert failed
     assert children() == set()
 
