@@ -9,7 +9,8 @@ from pathlib import Path
 from volmig import errors
 from volmig.doctor.findings import Code, Finding
 from volmig.doctor.records import FINAL, Records
-from volmig.manager.processes import ProcessIdentity, boot_id, is_running
+from volmig.manager.processes import boot_id, is_running
+from volmig.manager.volumes.operations import Operation
 from volmig.migration.helpers import HELPER_NOTE
 from volmig.model import (
     EntryKind,
@@ -175,17 +176,15 @@ def _freeable(code: Code, volume: Volume, migration: Migration, text: str) -> Fi
 
 def _why_request_is_abandoned(records: Records, volume: Volume, *, host: str, grace: timedelta) -> str:
     status = f"It is in status {volume.status.value}"
-    if not volume.operation:
+    operation = Operation.of(volume)
+    if operation is None:
         since = volume.updated_at
         if since is not None and since + grace > records.now:
             return ""
         return f"{status}, and no request is on record that does it: the process is gone that did."
-    name = volume.operation.get("name") or "a request"
-    facts = volume.operation.get("process")
-    process = ProcessIdentity.from_facts(facts) if isinstance(facts, dict) else None
-    if process is not None and process.is_gone(host):
-        return f"{status} because of {name!r}, and {process}, which did that, has ended."
-    until = _parsed(volume.operation.get("until"))
+    name, until = operation.name or "a request", operation.until
+    if operation.process is not None and operation.process.is_gone(host):
+        return f"{status} because of {name!r}, and {operation.process}, which did that, has ended."
     if until is not None and until + grace <= records.now:
         return f"{status} because of {name!r}, and the time is over ({_time(until)}) in which that can have ended."
     return ""
@@ -244,8 +243,8 @@ def is_needed(records: Records, reservation: Reservation) -> bool:
         return True
     for volume in records.volumes.values():
         if volume.operation or volume.status in _TRANSITIONAL or volume.migration_id is not None:
-            operation_id = volume.operation.get("id")
-            if volume.id in reservation.id or (operation_id and str(operation_id) in reservation.id):
+            operation = Operation.of(volume)
+            if volume.id in reservation.id or (operation and operation.id and operation.id in reservation.id):
                 return True
     return False
 
@@ -337,13 +336,3 @@ def _helper(migration: Migration, entry: JournalEntry, host: str, said: str) -> 
 
 def _time(time: datetime | None) -> str:
     return time.isoformat(timespec="seconds").replace("+00:00", "Z") if time else "an unknown time"
-
-
-def _parsed(text: object) -> datetime | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from volmig import errors
-from volmig.manager.processes import ProcessIdentity
+from volmig.manager.volumes.operations import Operation
 from volmig.model import PoolAddress, Volume, VolumeStatus
 
 
@@ -19,11 +19,9 @@ def check_movable(volume: Volume) -> None:
         raise errors.VolumeInUse(volume=volume.id, users=f"attached to {users or 'somebody'}")
     if volume.snapshots:
         raise errors.VolumeHasSnapshots(operation="migrate", volume=volume.id, count=len(volume.snapshots))
-    if volume.operation:
-        worker = ProcessIdentity.from_facts(volume.operation.get("process") or {})
-        raise errors.OperationInProgress(
-            volume=volume.id, operation=volume.operation.get("name"), worker=worker or "a process"
-        )
+    operation = Operation.of(volume)
+    if operation is not None:
+        raise operation.in_progress(volume)
     if volume.status is not VolumeStatus.AVAILABLE:
         raise errors.WrongStatus(
             operation="migrate", volume=volume.id, status=volume.status.value, allowed=VolumeStatus.AVAILABLE.value

@@ -67,6 +67,11 @@ class Operation:
             until=_time(record.get("until")),
         )
 
+    def in_progress(self, volume: Volume) -> errors.OperationInProgress:
+        """Return the error that refuses another request for *volume* meanwhile."""
+        worker = str(self.process) if self.process else "a process that left it to be finished"
+        return errors.OperationInProgress(volume=volume.id, operation=self.name, worker=worker)
+
     def record(self) -> dict[str, Any]:
         """Return it as JSON values, for the volume's record."""
         return {
@@ -309,7 +314,7 @@ class Operations:
             if operation is None or seen is None or operation.id != seen.id:
                 return None
             if not self._is_abandoned(operation, transaction.now()):
-                raise self._in_progress(current, operation)
+                raise operation.in_progress(current)
             return entry.take_over(current, operation, seconds=seconds, may_come=not self._is_gone(operation))
 
     def is_abandoned(self, volume: Volume, now: datetime) -> bool:
@@ -347,11 +352,6 @@ class Operations:
     def _is_gone(self, operation: Operation) -> bool:
         """Say whether the process that does a request has certainly ended, and every call of a driver with it."""
         return operation.process is not None and operation.process.is_gone(self._process().host)
-
-    @staticmethod
-    def _in_progress(volume: Volume, operation: Operation) -> errors.OperationInProgress:
-        worker = str(operation.process) if operation.process else "a process that left it to be finished"
-        return errors.OperationInProgress(volume=volume.id, operation=operation.name, worker=worker)
 
 
 def longest_seconds(backend: Backend, *methods: str) -> float:
