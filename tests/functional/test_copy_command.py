@@ -293,6 +293,7 @@ class Devices:
         place.mkdir()
         run("mount", *options, device, str(place))
         self._stack.callback(run, "umount", str(place))
+        run("sync", "--file-system", str(place))
         return place
 
     def swap(self, path: str) -> None:
@@ -319,7 +320,9 @@ def refused(cli: Cli, source: Path | str, device: str, *words: str) -> str:
 
 
 def ext4(device: str, label: str = "") -> None:
-    run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", *(["-L", label] if label else []), device)
+    """Make a file system that is complete: nothing is left for the kernel to write in the background once mounted."""
+    options = "nodiscard,lazy_itable_init=0,lazy_journal_init=0"
+    run("mkfs.ext4", "-q", "-F", "-E", options, *(["-L", label] if label else []), device)
 
 
 def test_an_empty_device_is_written_and_its_tail_is_kept(cli: Cli, source: Path, devices: Devices) -> None:
@@ -371,7 +374,7 @@ def test_a_device_that_is_mounted_where_it_cannot_be_seen_is_refused(cli: Cli, s
     ext4(device)
     place = cli.directory / "apart"
     place.mkdir()
-    script = f"mount {device} {place} && echo ready && read line; umount {place}"
+    script = f"mount {device} {place} && sync --file-system {place} && echo ready && read line; umount {place}"
     arguments = ["unshare", "--mount", "sh", "-c", script]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
