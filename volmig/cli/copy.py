@@ -57,7 +57,10 @@ class Copy(ShowCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         """Return the parser."""
         parser = super().get_parser(prog_name)
-        address = "an NBD address (nbd://host[:port]/export, nbd+unix:///export?socket=path)"
+        address = (
+            "an NBD address (nbd://host[:port]/export, nbd+unix:///export?socket=path; with TLS "
+            "nbds://host[:port]/export?tls-certificates=directory)"
+        )
         parser.add_argument("source", metavar="SOURCE", help=f"a block device, a regular file, or {address}")
         parser.add_argument(
             "destination", metavar="DESTINATION", help=f"the same, or a path that does not exist, or {address}"

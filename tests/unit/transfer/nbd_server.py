@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ READ, WRITE, DISC, FLUSH, WRITE_ZEROES, STATUS = 0, 1, 2, 3, 6, 7
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_ZEROES, MULTI = 1, 2, 4, 64, 256
 ALL_FLAGS = HAS_FLAGS | SEND_FLUSH | SEND_ZEROES | MULTI
 CONTEXT_ID = 7
+STARTTLS = 5
 BLOCK = 4096
 
 
@@ -33,6 +35,7 @@ class NbdServer:
     :param pieces: splits (offset, length) of a read into the chunks of its answer.
     :param hello: what it says first, when not the truth.
     :param option: is given number and data of an option, and returns the raw answer, or None for the truth.
+    :param tls: with which it speaks TLS, and nothing else.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class NbdServer:
         pieces: Callable[[int, int], list[tuple[int, int]]] | None = None,
         hello: bytes | None = None,
         option: Callable[[int, bytes], bytes | None] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.content = bytearray(content)
         self.export = export
@@ -62,6 +66,8 @@ class NbdServer:
         self.pieces = pieces
         self.hello = hello
         self.option = option
+        self.tls = tls
+        self.options_in_clear: list[int] = []
         self.requests: list[tuple[int, int, int]] = []
         self.connections = 0
         self.farewells = 0
@@ -89,7 +95,8 @@ class NbdServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         for one in self._sockets:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                # Not that of a socket with TLS, which would take the session from under the thread that uses it.
+                socket.socket.shutdown(one, socket.SHUT_RDWR)
         for thread in list(self._threads):
             thread.join(30)
             assert not thread.is_alive()
@@ -112,18 +119,43 @@ class NbdServer:
 
     def _serve(self, one: socket.socket) -> None:
         with one, contextlib.suppress(Ended, OSError):
-            structured = self._shake_hands(one)
-            while True:
-                self._answer(one, structured)
+            self._greet(one)
+            if self.tls is None:
+                self._serve_greeted(one)
+                return
+            self._take_starttls(one)
+            with self.tls.wrap_socket(one, server_side=True) as secured:
+                self._sockets.append(secured)
+                self._serve_greeted(secured)
 
-    def _shake_hands(self, one: socket.socket) -> bool:
+    def _serve_greeted(self, one: socket.socket) -> None:
+        structured = self._shake_hands(one)
+        while True:
+            self._answer(one, structured)
+
+    def _greet(self, one: socket.socket) -> None:
         one.sendall(self.hello if self.hello is not None else b"NBDMAGICIHAVEOPT" + struct.pack(">H", 3))
         take(one, 4)
+
+    def _take_starttls(self, one: socket.socket) -> None:
+        while True:
+            magic, option, length = struct.unpack(">8sII", take(one, 16))
+            assert magic == b"IHAVEOPT"
+            data = take(one, length)
+            self.options_in_clear.append(option)
+            forged = self.option(option, data) if self.option is not None else None
+            one.sendall(forged if forged is not None else reply(option, 1 if option == STARTTLS else 0x80000005))
+            if option == STARTTLS:
+                return
+
+    def _shake_hands(self, one: socket.socket) -> bool:
         structured = False
         while True:
             magic, option, length = struct.unpack(">8sII", take(one, 16))
             assert magic == b"IHAVEOPT"
             data = take(one, length)
+            if self.tls is None:
+                self.options_in_clear.append(option)
             forged = self.option(option, data) if self.option is not None else None
             if forged is not None:
                 one.sendall(forged)
@@ -131,6 +163,8 @@ class NbdServer:
             if option == 8:
                 structured = self.structured
                 one.sendall(reply(option, 1 if structured else 0x80000001))
+            elif option == STARTTLS:
+                one.sendall(reply(option, 0x80000001))
             elif option == 10:
                 one.sendall(reply(option, 4, struct.pack(">I", CONTEXT_ID) + b"base:allocation") + reply(option, 1))
             elif option == 7:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 10809
 _LONGEST_EXPORT_BYTES = 4096
+_KNOWN = ("socket", "tls-certificates")
+_NOT_OFFERED = {
+    "tls-verify-peer": "the server's certificate is always verified",
+    "tls-psk-file": "only certificates (X.509) are, no shared keys",
+    "tls-username": "certificates say who is who",
+}
 _SCHEME = re.compile(r"nbds?(?:\+[a-z]+)?://", re.IGNORECASE)
 
 
@@ -28,16 +34,24 @@ class NbdAddress:
     """Path of the Unix socket; empty for TCP."""
     export: str = ""
     """Name of the export; empty for the server's default."""
+    tls_certificates: str = ""
+    """Directory with the certificates for TLS; empty for a connection without TLS."""
 
     @property
     def uri(self) -> str:
-        """The address as it is written, and as other programs read it."""
-        export = urllib.parse.quote(self.export, safe="")
+        """The address as it is written, and as libnbd and its programs read it."""
+        scheme, query = "nbd", []
         if self.socket_path:
-            return f"nbd+unix:///{export}?socket={urllib.parse.quote(self.socket_path, safe='/')}"
+            query.append(f"socket={urllib.parse.quote(self.socket_path, safe='/')}")
+        if self.tls_certificates:
+            scheme = "nbds"
+            query.append(f"tls-certificates={urllib.parse.quote(self.tls_certificates, safe='/')}")
+        behind = f"/{urllib.parse.quote(self.export, safe='')}{'?' if query else ''}{'&'.join(query)}"
+        if self.socket_path:
+            return f"{scheme}+unix://{behind}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == DEFAULT_PORT else f":{self.port}"
-        return f"nbd://{host}{port}/{export}"
+        return f"{scheme}://{host}{port}{behind}"
 
 
 def is_address(end: End) -> bool:
@@ -49,11 +63,12 @@ def is_address(end: End) -> bool:
 
 
 def parse(text: str) -> NbdAddress:
-    """Read ``nbd://host[:port][/export]`` or ``nbd+unix:///[export]?socket=path``.
+    """Read ``nbd://host[:port][/export]`` or ``nbd+unix:///[export]?socket=path``, and both with TLS.
 
-    Percent signs escape in the export and in the path of the socket.
+    With TLS they begin with ``nbds`` and have the parameter ``tls-certificates``. Percent signs escape in the export
+    and in the values of parameters.
 
-    :raises volmig.errors.RequestInvalid: when it is neither, or asks for what is not offered, such as TLS.
+    :raises volmig.errors.RequestInvalid: when it is none of them, or asks for what is not offered.
     """
 
     def refuse(reason: str) -> errors.RequestInvalid:
@@ -64,40 +79,65 @@ def parse(text: str) -> NbdAddress:
         port = parts.port
     except ValueError as exc:
         raise refuse(f"it is not an address: {exc}") from exc
-    if parts.scheme.startswith("nbds"):
-        raise refuse("NBD over TLS is not offered; tunnel the connection, or use a Unix socket")
-    if parts.scheme not in ("nbd", "nbd+unix"):
-        raise refuse("its scheme is neither nbd:// nor nbd+unix://")
+    if parts.scheme not in ("nbd", "nbds", "nbd+unix", "nbds+unix"):
+        raise refuse("its scheme is none of nbd://, nbds://, nbd+unix:// and nbds+unix://")
     if parts.fragment or text.endswith("#"):
         raise refuse("it has a fragment (#); escape the sign as %23")
     if "@" in parts.netloc:
-        raise refuse("it names a user, which plain NBD does not have")
+        raise refuse("it names a user, which is not offered: certificates say who is who")
     export = _unescaped(parts.path.removeprefix("/"), refuse)
     if len(export.encode()) > _LONGEST_EXPORT_BYTES:
         raise refuse(f"the name of its export is longer than {_LONGEST_EXPORT_BYTES} bytes")
-    if parts.scheme == "nbd+unix":
-        return NbdAddress(socket_path=_socket_path(parts, refuse), export=export)
-    if parts.query or "?" in text:
-        raise refuse("it has a query (?), which TCP addresses do not have")
+    given = _parameters(parts.query, refuse)
+    certificates = _certificates(given, refuse) if parts.scheme.startswith("nbds") else ""
+    if parts.scheme.endswith("+unix"):
+        socket_path = _socket_path(parts, given, refuse)
+        return NbdAddress(socket_path=socket_path, export=export, tls_certificates=certificates)
+    if given or (not certificates and "?" in text):
+        raise refuse("it has a query (?) that is not for such an address")
     if not parts.hostname:
         raise refuse("it names no host")
     if port == 0:
         raise refuse("port 0 is none")
-    return NbdAddress(host=parts.hostname, port=DEFAULT_PORT if port is None else port, export=export)
+    return NbdAddress(
+        host=parts.hostname,
+        port=DEFAULT_PORT if port is None else port,
+        export=export,
+        tls_certificates=certificates,
+    )
 
 
-def _socket_path(parts: urllib.parse.SplitResult, refuse: _Refuse) -> str:
+def _parameters(query: str, refuse: _Refuse) -> dict[str, str]:
+    """Return the parameters of an address; one that is there twice, or is not known, is refused."""
+    found: dict[str, str] = {}
+    for item in query.split("&") if query else []:
+        key, _, value = item.partition("=")
+        if key in _NOT_OFFERED:
+            raise refuse(f"its parameter {key!r} is not offered: {_NOT_OFFERED[key]}")
+        if key not in _KNOWN:
+            raise refuse(f"its parameter {key!r} is unknown; known ones are {', '.join(_KNOWN)}")
+        if key in found:
+            raise refuse(f"its parameter {key!r} must be there exactly once")
+        found[key] = _unescaped(value, refuse)
+    return found
+
+
+def _certificates(given: dict[str, str], refuse: _Refuse) -> str:
+    directory = given.pop("tls-certificates", "")
+    if not directory:
+        raise refuse("it must name the directory with the certificates for TLS, as ?tls-certificates=directory")
+    return directory
+
+
+def _socket_path(parts: urllib.parse.SplitResult, given: dict[str, str], refuse: _Refuse) -> str:
     if parts.netloc:
         raise refuse("it names a host; write three slashes for a Unix socket")
-    paths: list[str] = []
-    for item in parts.query.split("&") if parts.query else []:
-        key, _, value = item.partition("=")
-        if key != "socket":
-            raise refuse(f"its parameter {key!r} is unknown; only 'socket' is known")
-        paths.append(_unescaped(value, refuse))
-    if len(paths) != 1 or not paths[0]:
+    path = given.pop("socket", "")
+    if not path:
         raise refuse("it must name the Unix socket exactly once, as ?socket=path")
-    return paths[0]
+    if given:
+        raise refuse("certificates are for addresses that begin with nbds")
+    return path
 
 
 def _unescaped(text: str, refuse: _Refuse) -> str:

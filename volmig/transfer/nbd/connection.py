@@ -16,6 +16,7 @@ from typing import TypeAlias
 from volmig.transfer.nbd.address import NbdAddress
 from volmig.transfer.nbd.handshake import shake_hands
 from volmig.transfer.nbd.map import ZeroMap
+from volmig.transfer.nbd.tls import Tls
 from volmig.transfer.nbd.wire import ProtocolError, Wire
 
 _Taker: TypeAlias = Callable[[int, int], None]
@@ -48,9 +49,10 @@ _KNOWN_ERRNOS = {
 class Connection:
     """A connection to one export. Blocking; one request at a time; not thread-safe, but for :meth:`interrupt`."""
 
-    def __init__(self, address: NbdAddress, *, timeout_seconds: float) -> None:
+    def __init__(self, address: NbdAddress, *, timeout_seconds: float, tls: Tls | None = None) -> None:
         """Connect and shake hands.
 
+        :param tls: for an address that wants it.
         :param timeout_seconds: for all of it together.
         :raises OSError: when there is no connection, no such export, or no agreement.
         """
@@ -58,7 +60,7 @@ class Connection:
         self.broken = False
         self._wire = Wire(address, timeout_seconds=timeout_seconds)
         try:
-            self._agreed = shake_hands(self._wire, address.export)
+            self._agreed = shake_hands(self._wire, address.export, tls)
             self._wire.end_timeout()
         except BaseException:
             self._wire.close()

@@ -21,6 +21,7 @@ from volmig.transfer.nbd.handshake import (
     FLAG_SEND_WRITE_ZEROES,
     Export,
 )
+from volmig.transfer.nbd.tls import CERTIFICATES_HINT, Tls, TlsError
 from volmig.transfer.nbd.wire import ProtocolError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["NbdAddress", "NbdEnd", "is_address", "parse"]
 
 CONNECT_SECONDS = 10.0
+_HINT = "Check that the server runs, that the address is right, and that the export exists."
+_TLS_HINT = "Check the certificates of both sides, and that the server's is for the host in the address."
 _MOST_CONNECTIONS = 4
 _ZERO_BYTES = 128 * 1024 * 1024
 _STATUS_BYTES = 1024 * 1024 * 1024
@@ -83,13 +86,14 @@ class NbdEnd(OpenEnd):
         name = name_of(end)
         address = parse(name)
         deadline = time.monotonic() + timeout_seconds
+        tls = _tls(name, address)
         opened: list[Connection] = []
         with contextlib.ExitStack() as undo:
             try:
                 while not opened or (len(opened) < most_connections and opened[0].export.flags & FLAG_CAN_MULTI_CONN):
                     # The first one's peer: behind one name there may be several servers, which are no longer coherent.
                     place = opened[0].peer if opened else address
-                    connection = Connection(place, timeout_seconds=deadline - time.monotonic())
+                    connection = Connection(place, timeout_seconds=deadline - time.monotonic(), tls=tls)
                     undo.callback(connection.close)
                     opened.append(connection)
                     if writes:
@@ -272,6 +276,18 @@ class NbdEnd(OpenEnd):
                 connection.close()
 
 
+def _tls(name: str, address: NbdAddress) -> Tls | None:
+    """Return what all connections to an address use for TLS; None when it asks for none."""
+    if not address.tls_certificates:
+        return None
+    try:
+        return Tls.from_directory(address.tls_certificates, host=address.host)
+    except (OSError, ValueError) as exc:
+        raise errors.RequestInvalid(
+            what=name, reason=f"its certificates cannot be used: {describe(exc)}", hint=CERTIFICATES_HINT
+        ) from exc
+
+
 def _identity(address: NbdAddress) -> tuple[str, ...]:
     if address.socket_path:
         return "nbd+unix", str(Path(address.socket_path).resolve()), address.export
@@ -298,5 +314,5 @@ def _unreachable(name: str, exc: BaseException) -> errors.TransferFailed:
         path=name,
         offset=0,
         reason=f"connecting: {describe(exc)}",
-        hint="Check that the server runs, that the address is right, and that the export exists.",
+        hint=_TLS_HINT if isinstance(exc, TlsError) else _HINT,
     )

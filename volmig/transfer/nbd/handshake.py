@@ -9,7 +9,8 @@ import errno
 import struct
 from dataclasses import dataclass
 
-from volmig.transfer.nbd.wire import ProtocolError, Wire
+from volmig.transfer.nbd.tls import Tls, TlsError
+from volmig.transfer.nbd.wire import EndedError, ProtocolError, Wire
 
 FLAG_HAS_FLAGS = 1 << 0
 FLAG_READ_ONLY = 1 << 1
@@ -17,7 +18,7 @@ FLAG_SEND_FLUSH = 1 << 2
 FLAG_SEND_WRITE_ZEROES = 1 << 6
 FLAG_CAN_MULTI_CONN = 1 << 8
 
-_OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 7, 8, 10
+_OPT_STARTTLS, _OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 5, 7, 8, 10
 _REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR = 1, 3, 4, 1 << 31
 _INFO_EXPORT, _INFO_BLOCK_SIZE = 0, 3
 _MAGIC, _OPTION_MAGIC, _OPTION_REPLY_MAGIC = b"NBDMAGIC", b"IHAVEOPT", 0x3E889045565A9
@@ -34,7 +35,7 @@ _REFUSALS = {
     2: "its policy forbids it",
     3: "it finds the request invalid",
     4: "its platform cannot do it",
-    5: "it wants TLS, which is not offered",
+    5: "it wants TLS, which an address asks for that begins with nbds",
     6: "there is no such export",
     7: "it is shutting down",
     8: "it wants its block size to be asked for",
@@ -75,8 +76,11 @@ class Agreement:
     """Under which number the map of zeroes is told; None when it is not."""
 
 
-def shake_hands(wire: Wire, name: str) -> Agreement:
+def shake_hands(wire: Wire, name: str, tls: Tls | None = None) -> Agreement:
     """Agree with a server on the export *name*.
+
+    :param tls: to be used from the first moment that the protocol has for it, before the name of the export is told;
+        nothing is told to a server that does not agree to it.
 
     :raises OSError: when there is no such export, or no agreement.
     """
@@ -86,10 +90,30 @@ def shake_hands(wire: Wire, name: str) -> Agreement:
     if option_magic != _OPTION_MAGIC or not flags & _FIXED_NEWSTYLE:
         raise ProtocolError("the server is too old: it does not know the fixed newstyle handshake")
     wire.send(struct.pack(">I", flags & (_FIXED_NEWSTYLE | _NO_ZEROES)))
-    structured = _ask_structured(wire)
+    if tls is None:
+        structured = _ask_structured(wire)
+    else:
+        _start_tls(wire, tls)
+        try:
+            structured = _ask_structured(wire)
+        except (EndedError, ConnectionError) as exc:
+            # With TLS 1.3 a client learns only now what the server thinks of its certificate, and not by words.
+            raise TlsError("the server ended the connection; it may not accept this client's certificate") from exc
     context_id = _ask_context(wire, name) if structured else None
     export = _go(wire, name, has_map=context_id is not None)
     return Agreement(export=export, structured=structured, context_id=context_id)
+
+
+def _start_tls(wire: Wire, tls: Tls) -> None:
+    _send_option(wire, _OPT_STARTTLS, b"")
+    kind, data = _option_reply(wire, _OPT_STARTTLS)
+    if kind != _REP_ACK or data:
+        try:
+            _check_refusal(kind, data, fatal=None)
+        except RefusedError as exc:
+            raise TlsError("the server does not offer it, and nothing is sent to it without") from exc
+    # The bytes behind the acknowledgement are TLS's: none was read yet, so that nobody can have slipped any in.
+    wire.start_tls(tls)
 
 
 def _ask_structured(wire: Wire) -> bool:

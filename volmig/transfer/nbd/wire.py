@@ -1,4 +1,4 @@
-"""The bytes of a connection to an NBD server."""
+"""The bytes of a connection to an NBD server, with and without TLS."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import time
 from typing import Any
 
 from volmig.transfer.nbd.address import NbdAddress
+from volmig.transfer.nbd.tls import Tls, TlsError, TlsSession
 
 _FAREWELL_SECONDS = 0.1
+_STEP_BYTES = 256 * 1024
+"""Most that is encrypted, or received to be decrypted, at once."""
 
 
 class ProtocolError(OSError):
@@ -23,6 +26,13 @@ class ProtocolError(OSError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EPROTO, f"NBD: {reason}")
+
+
+class EndedError(ProtocolError):
+    """The server ended the connection."""
+
+    def __init__(self) -> None:
+        super().__init__("the server ended the connection")
 
 
 class Wire:
@@ -38,6 +48,8 @@ class Wire:
         self._deadline: float | None = deadline
         self._address = address
         self._socket = _connected(address, deadline)
+        self._tls: TlsSession | None = None
+        self._encrypted = memoryview(b"")
 
     @property
     def peer(self) -> NbdAddress:
@@ -46,6 +58,28 @@ class Wire:
             return self._address
         host, port = self._socket.getpeername()[:2]
         return dataclasses.replace(self._address, host=host, port=port)
+
+    def start_tls(self, tls: Tls) -> None:
+        """Shake hands on TLS; from then on, nothing is sent or believed without it.
+
+        :raises TlsError: when the server is not to be believed, or there is no agreement.
+        """
+        self._encrypted = memoryview(bytearray(_STEP_BYTES))
+        session = self._tls = TlsSession(tls)
+        try:
+            self._shake_hands(session)
+        except TlsError:
+            # What tells the server why.
+            with contextlib.suppress(OSError):
+                self._send_outgoing(session)
+            raise
+        self._send_outgoing(session)
+
+    def _shake_hands(self, session: TlsSession) -> None:
+        while not session.handshake():
+            self._send_outgoing(session)
+            if not self._feed(session):
+                raise TlsError("the server ended the connection during the handshake")
 
     def end_timeout(self) -> None:
         """Wait as long as it takes from now on."""
@@ -56,6 +90,10 @@ class Wire:
         """Send *farewell* if the other side listens, and close the socket. Never waits longer than 0.1 s."""
         if farewell and self._socket.fileno() >= 0:
             with contextlib.suppress(OSError):
+                if self._tls is not None:
+                    self._tls.encrypt(farewell)
+                    self._tls.say_goodbye()
+                    farewell = self._tls.take_outgoing()
                 self._socket.settimeout(_FAREWELL_SECONDS)
                 self._socket.sendall(farewell)
         self._socket.close()
@@ -68,10 +106,20 @@ class Wire:
     def send(self, data: bytes) -> None:
         """Send all of *data*."""
         self._left()
-        self._socket.sendall(data)
+        if self._tls is None:
+            self._socket.sendall(data)
+        else:
+            self._tls.encrypt(data)
+            self._send_outgoing(self._tls)
 
     def send_both(self, header: bytes, data: memoryview) -> None:
         """Send a header and what belongs to it, if possible at once."""
+        if self._tls is not None:
+            self._tls.encrypt(header)
+            for begin in range(0, len(data), _STEP_BYTES):
+                self._tls.encrypt(data[begin : begin + _STEP_BYTES])
+                self._send_outgoing(self._tls)
+            return
         sent = self._socket.sendmsg([header, data])
         if sent < len(header):
             self._socket.sendall(header[sent:])
@@ -91,15 +139,37 @@ class Wire:
     def receive(self, view: memoryview) -> None:
         """Fill *view*.
 
-        :raises ProtocolError: when the connection ends before.
+        :raises EndedError: when the connection ends before.
         """
         done = 0
         while done < len(view):
-            self._left()
-            count = self._socket.recv_into(view[done:])
+            count = self._receive_some(view[done:])
             if not count:
-                raise ProtocolError("the server ended the connection")
+                raise EndedError
             done += count
+
+    def _receive_some(self, view: memoryview) -> int:
+        session = self._tls
+        if session is None:
+            self._left()
+            return self._socket.recv_into(view)
+        while (count := session.decrypt(view)) is None:
+            self._send_outgoing(session)
+            if not self._feed(session):
+                return 0
+        return count
+
+    def _feed(self, session: TlsSession) -> bool:
+        """Receive something for a session; return False when the connection has ended."""
+        self._left()
+        count = self._socket.recv_into(self._encrypted)
+        session.feed(self._encrypted[:count])
+        return count > 0
+
+    def _send_outgoing(self, session: TlsSession) -> None:
+        if data := session.take_outgoing():
+            self._left()
+            self._socket.sendall(data)
 
     def _left(self) -> None:
         """Set the time that is left of the handshake as the time for the next step."""
