@@ -1,6 +1,16 @@
-"""Opening the volumes of a migration on this host, and letting go of them."""
+"""Opening the volumes of a migration on this host, and letting go of them.
+
+What a connector makes may outlive this process: a session with another host's target, and a device. So the journal says
+before what has to be taken back, and that is what it is taken back by, here or in whichever process takes over. It is
+taken back before the driver ends its part of the connection: a session whose target is gone hangs.
+"""
 
 from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from volmig import plugins
 from volmig.connectors import Connector
@@ -8,10 +18,18 @@ from volmig.drivers.base import Capability
 from volmig.manager.backend import Backend
 from volmig.migration.move import Move
 from volmig.migration.request import host_method
-from volmig.model import Method, Volume
+from volmig.model import EntryKind, JournalEntry, Method, Volume
 from volmig.transfer import End
 
+LOG = logging.getLogger(__name__)
+
 NAMESPACE = "volmig.connectors"
+
+CONNECTION = "connection"
+"""Subject of the journal entry that tells of a connection which is about to be made; it holds no secret."""
+
+RELEASED = "connection-released"
+"""Subject of the one that tells that it was taken back."""
 
 
 def connect(move: Move) -> None:
@@ -28,6 +46,7 @@ def disconnect(move: Move) -> None:
     move.ends.source = move.ends.destination = None
     while move.ends.releases:
         move.ends.releases.pop()()
+    release_connections(move)
     for backend, volume in ((move.source, move.source_volume), (move.destination, move.copy_volume)):
         if not _by_handle(move, backend):
             backend.terminate_connection(volume)
@@ -40,10 +59,42 @@ def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
         return handle
     info = backend.initialize_connection(volume)
     data = info["data"]
-    connector = plugins.load(NAMESPACE, info["driver_volume_type"], Connector).cls()  # type: ignore[type-abstract]
+    kind = info["driver_volume_type"]
+    connector = _connector(kind)
     # Before connecting, since a connection that fails halfway has to be taken back as well.
-    move.ends.releases.append(lambda: connector.disconnect(data))
+    if connector.leaves_connection:
+        facts = {"id": str(uuid.uuid4()), "host": move.backends.host, "type": kind, "volume": volume.backend_id}
+        with move.recording():
+            move.note(EntryKind.NOTE, CONNECTION, {**facts, "release": dict(connector.release_data(data))})
+    else:
+        move.ends.releases.append(lambda: connector.disconnect(data))
     return connector.connect(data)
+
+
+def release_connections(move: Move) -> None:
+    """Take back what this process or an earlier one has connected on this host, going by the journal alone."""
+    for facts in open_connections(move.entries(), host=move.backends.host):
+        LOG.debug("migration %s: letting go of %s", move.migration.id, facts["volume"])
+        _connector(str(facts["type"])).disconnect(facts["release"])
+        move.note(EntryKind.NOTE, RELEASED, {"connection": facts["id"]})
+
+
+def open_connections(entries: Iterable[JournalEntry], *, host: str) -> list[Mapping[str, Any]]:
+    """Return what the journal says of connections on a host that may be there, the last one first.
+
+    :param host: what the host is called in pool addresses.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in entries:
+        if entry.kind is EntryKind.NOTE and entry.subject == CONNECTION and entry.data["host"] == host:
+            found[entry.data["id"]] = entry.data
+        elif entry.kind is EntryKind.NOTE and entry.subject == RELEASED:
+            found.pop(entry.data["connection"], None)
+    return list(reversed(found.values()))
+
+
+def _connector(kind: str) -> Connector:
+    return plugins.load(NAMESPACE, kind, Connector).cls()  # type: ignore[type-abstract]
 
 
 def _by_handle(move: Move, backend: Backend) -> bool:

@@ -17,7 +17,7 @@ from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.manager.processes import ProcessIdentity
 from volmig.migration.attempts import Attempts, as_volmig_error
-from volmig.migration.connect import disconnect
+from volmig.migration.connect import disconnect, release_connections
 from volmig.migration.endings import end_at_source, let_go, stop_in_doubt, succeed
 from volmig.migration.helpers import stop_helpers
 from volmig.migration.move import Move, Recording
@@ -100,6 +100,7 @@ class MigrationRunner:
         # Written with whatever this worker records first, and so before it does anything.
         facts = worker_facts(self._process, owner=move.migration.owner, journal=journal)
         move.note(EntryKind.NOTE, WORKER, facts)
+        self._release_earlier_connections()
         phase = self._owned.migration.phase
         if phase in (Phase.CANCELLING, Phase.ROLLING_BACK):
             return self._attempts.persistently(lambda: self._back(self._interruption(), phase))
@@ -148,6 +149,15 @@ class MigrationRunner:
         except errors.VolmigError as error:
             return error
         return None
+
+    def _release_earlier_connections(self) -> None:
+        """Let go of what an earlier worker has connected here: nothing that it has left under way may reach what is
+        about to be written or deleted. What cannot be let go now is tried again before the volumes are let go.
+        """
+        try:
+            release_connections(self._move)
+        except errors.VolmigError as error:
+            LOG.warning("migration %s: an earlier connection is still there: %s", self._move.migration.id, error)
 
     def _pools_needed(self) -> tuple[str, ...]:
         """Return the pools without which it cannot come to its end; what is in others can be left for later."""
@@ -465,6 +475,14 @@ class MigrationRunner:
                 releases.pop()()
             except Exception:
                 LOG.exception("migration %s: letting go of a volume failed", self._owned.migration.id)
+        try:
+            # With another owner on this host they may be that one's by now, and it goes by the journal.
+            self._owned.check()
+            release_connections(self._move)
+        except errors.LeaseLost as lost:
+            LOG.debug("migration %s: its connections are left to its owner: %s", self._owned.migration.id, lost)
+        except Exception:
+            LOG.exception("migration %s: letting go of a connection failed", self._owned.migration.id)
 
 
 class _PauseWanted(Exception):

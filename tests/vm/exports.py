@@ -1,0 +1,169 @@
+"""Volumes that are attached through their own exports, and what must not be left of that."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from volmig.connectors.host import host_properties
+from volmig.drivers.targets import exporter
+from volmig.drivers.targets.base import Exporter
+from volmig.drivers.targets.options import target_options
+from volmig.model import Volume
+
+from .bench import Bench, Content, bench, write
+from .support import Group, volume_group
+
+CONTENT = Content(size_bytes=8 * 1024**2, seed=11, hole_bytes=1024**2)
+SLOWLY = 2 * 1024**2
+"""Bytes a second of a copy in whose middle something is to happen."""
+_CONFIGFS = Path("/sys/kernel/config")
+
+MIGRATE = """
+import sys
+from volmig import conf
+from volmig.engine import Engine
+from volmig.store.sql import SqlStore
+
+file, store, volume, host, limit = sys.argv[1:]
+with Engine(conf.load([file]), store=SqlStore(store)) as engine:
+    engine.migrate(volume, host, bandwidth_limit_bytes=int(limit)).result(600)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yard:
+    """A volume on a group that is attached by exports only, and a group that it moves to."""
+
+    bench: Bench
+    root: Path
+    left: Group
+    right: Group
+    volume: Volume
+
+    def killed_in_the_middle(self, connected: Callable[[], object]) -> None:
+        """Migrate in a process of its own, and kill that when it has copied some, with its connection standing."""
+        state = self.root / "state"
+        arguments = (
+            str(state / "volmig.conf"),
+            f"sqlite:///{state}/volmig.db",
+            self.volume.id,
+            "here@right#" + self.right.name,
+        )
+        process = subprocess.Popen([sys.executable, "-c", MIGRATE, *arguments, str(SLOWLY)], start_new_session=True)
+        try:
+            wait(lambda: any(each.bytes_done > 0 for each in self._migrations()) or process.poll() is not None)
+            assert process.poll() is None, "the migration ended before it was killed"
+            assert connected()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _migrations(self) -> list[Any]:
+        with self.bench.store.reading() as view:
+            return list(view.list_migrations())
+
+
+@contextlib.contextmanager
+def yard(root: Path, protocol: str) -> Iterator[Yard]:
+    """Give two volume groups, of which the first is reached by *protocol* only, also from this host."""
+    key = root / "key"
+    exported: dict[str, Any] = {"target_protocol": protocol, "export_to_own_host": "true", "target_secret_file": key}
+    with volume_group(size_bytes=48 * 1024**2) as left, volume_group(size_bytes=48 * 1024**2) as right:
+        backends: dict[str, dict[str, Any]] = {
+            "left": {"volume_driver": "lvm", "lvm_volume_group": left.name, **exported},
+            "right": {"volume_driver": "lvm", "lvm_volume_group": right.name},
+        }
+        options: dict[str, Any] = {"lease_seconds": 6.0, "heartbeat_seconds": 1.0, "cleanup_delay_seconds": 0.1}
+        with bench(root / "state", backends, chunk_bytes=65536, **options) as made:
+            volume = made.engine.create_volume(host=f"here@left#{left.name}", size_bytes=CONTENT.size_bytes)
+            write(left.device(volume.backend_name), CONTENT.data)
+            yield Yard(bench=made, root=root, left=left, right=right, volume=volume)
+
+
+def make_exporter(root: Path, protocol: str) -> Exporter:
+    """Return an exporter for a device of the test's own."""
+    options = {option.dest: option.default for option in target_options()}
+    made = exporter(
+        options | {"target_protocol": protocol, "target_secret_file": str(root / "key")}, backend="b", host="here"
+    )
+    assert made is not None
+    return made
+
+
+def here() -> Any:
+    """Return how this host is told of."""
+    return host_properties("here")
+
+
+def targets() -> list[str]:
+    """Return what is left of targets, of any kind, in the kernel."""
+    patterns = (
+        "target/iscsi/iqn.*",
+        "target/core/iblock_20261/iqn.*",
+        "nvmet/subsystems/*volume*",
+        "nvmet/ports/*",
+        "nvmet/hosts/*",
+    )
+    return sorted(str(path) for pattern in patterns for path in _CONFIGFS.glob(pattern))
+
+
+def node_records() -> list[str]:
+    """Return what open-iscsi remembers of targets."""
+    return sorted(path.name for path in Path("/etc/iscsi/nodes").glob("*"))
+
+
+def wait(condition: Callable[[], object], seconds: float = 240.0) -> None:
+    """Wait until something holds; fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def iscsid() -> Iterator[None]:
+    """Run open-iscsi's daemon."""
+    Path("/run/lock/iscsi").mkdir(parents=True, exist_ok=True)
+    subprocess.run(["modprobe", "iscsi_tcp"], check=True)
+    process = subprocess.Popen(["iscsid", "-f"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # Without it the first question is answered with 20: no connection to the daemon.
+        wait(lambda: "@ISCSIADM_ABSTRACT_NAMESPACE" in Path("/proc/net/unix").read_text(), 60)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+class CommandLines:
+    """Collects the command lines of all processes while it is entered."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> CommandLines:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    self.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
