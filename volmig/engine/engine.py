@@ -19,6 +19,7 @@ from volmig.engine.handle import MigrationHandle
 from volmig.manager.backends import Backends
 from volmig.manager.identities import StorageIdentities
 from volmig.manager.pools import BackendInfo, PoolInfo
+from volmig.manager.storage import setup_storage, teardown_storage
 from volmig.manager.volumes import VolumeManager, new_volume
 from volmig.migration.manager import MigrationManager
 from volmig.migration.ownership import OwnedMigration
@@ -113,6 +114,24 @@ class Engine:
     def show_backend(self, name: str) -> BackendInfo:
         """Return one backend. :raises volmig.errors.BackendNotFound:"""
         return self._with_reservations(self._backends.get(name).info())
+
+    def setup_backend(self, name: str) -> BackendInfo:
+        """Make the storage of a backend as it is configured, or find it again; return the backend.
+
+        :raises volmig.errors.UnsupportedOperation: when its driver makes no storage.
+        """
+        self._check_open()
+        return self._with_reservations(setup_storage(self._backends.get(name)))
+
+    def teardown_backend(self, name: str, *, delete_data: bool = False) -> None:
+        """Let go of the storage that :meth:`setup_backend` has made, which finds it again. Succeeds when it is down.
+
+        :param delete_data: delete it, with all that is in it.
+        :raises volmig.errors.BackendInUse: when something is in use there, or, with *delete_data*, on record.
+        :raises volmig.errors.UnsupportedOperation: when its driver makes no storage.
+        """
+        self._check_open()
+        teardown_storage(self._store, self._backends.get(name), delete_data=delete_data)
 
     def list_pools(self) -> list[PoolInfo]:
         """Return the pools of all backends that are in service."""
@@ -279,9 +298,12 @@ class Engine:
         """
         found = self.show_volume(volume)
         backend = self._backends.of(found)
-        if not backend.can(Capability.LOCAL_PATH):
-            raise errors.UnsupportedOperation(backend=backend.name, operation="a path to its volumes")
-        return str(backend.initialize_connection(found)["data"]["device_path"])
+        if backend.can(Capability.LOCAL_PATH):
+            info = backend.initialize_connection(found)
+            if info["driver_volume_type"] == "local":
+                return str(info["data"]["device_path"])
+            backend.terminate_connection(found)
+        raise errors.UnsupportedOperation(backend=backend.name, operation="a path to its volumes")
 
     # --- migrations ---------------------------------------------------------------------------
 

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 from volmig import errors
+from volmig.connectors.host import host_properties
 from volmig.drivers.base import (
     Capability,
     ConnectionInfo,
@@ -27,7 +28,7 @@ from volmig.manager.policies import POLICIES, CallTimes
 from volmig.manager.pools import BackendInfo, PoolInfo, StatsMalformed, parse_pools
 from volmig.manager.retries import Retries
 from volmig.manager.setup import SetUp
-from volmig.model import RequestContext, Volume
+from volmig.model import PoolAddress, RequestContext, Volume
 
 LOG = logging.getLogger(__name__)
 
@@ -62,12 +63,16 @@ class Backend:
         self._claims = Claims(name)
         self._deletions = Deletions(name)
         self._setup = SetUp(self._set_up, backend=name)
-        self._connector: ConnectorProperties = {"host": driver.host}
 
     @property
     def host(self) -> str:
         """Name of the host that drives it."""
         return self.driver.host
+
+    @property
+    def _connector(self) -> ConnectorProperties:
+        """How the driver is told of this host, when it is to open a volume."""
+        return cast(ConnectorProperties, host_properties(self.driver.host))
 
     @property
     def timeout_seconds(self) -> float:
@@ -106,8 +111,7 @@ class Backend:
                 # Another one beside it would only hang as well, and a driver need not expect it.
                 reason = f"its {method} did not end in its time, and still runs"
                 raise errors.BackendDown(backend=self.name, reason=reason)
-        recorded = self._identities.recall(f"{self.host}@{self.name}") if self._identities else None
-        self.driver.storage_identity = recorded
+        recorded = self._recall_identity()
         try:
             self._call("do_setup", lambda: self.driver.do_setup(RequestContext()))
             self._call("check_for_setup_error", self.driver.check_for_setup_error)
@@ -118,6 +122,40 @@ class Backend:
         found: Any = self.driver.storage_identity
         if self._identities and isinstance(found, str) and found != recorded:
             self._identities.remember(f"{self.host}@{self.name}", found)
+
+    def _recall_identity(self) -> str | None:
+        """Tell the driver which storage it should find; return it."""
+        recorded = self._identities.recall(f"{self.host}@{self.name}") if self._identities else None
+        self.driver.storage_identity = recorded
+        return recorded
+
+    def setup_storage(self) -> None:
+        """Have the driver make its storage, or find it again, and set the driver up on it.
+
+        :raises volmig.errors.UnsupportedOperation: when the driver makes none.
+        """
+        method = "setup_storage"
+        self._recall_identity()
+        self._setup.forget()
+        self._answers.nothing(method, self._call(method, lambda: self.driver.setup_storage(RequestContext())))
+        self.require_set_up()
+
+    def teardown_storage(self, *, delete_data: bool) -> None:
+        """Have the driver take its storage down, also where it cannot be set up. It is set up anew by the next call.
+
+        :raises volmig.errors.BackendInUse: when something is in use there.
+        :raises volmig.errors.UnsupportedOperation: when the driver makes none.
+        """
+        method = "teardown_storage"
+        self._recall_identity()
+
+        def take_down() -> None:
+            return self.driver.teardown_storage(RequestContext(), delete_data=delete_data)
+
+        try:
+            self._answers.nothing(method, self._call(method, take_down))
+        finally:
+            self._setup.forget()
 
     def pools(self) -> dict[str, PoolInfo]:
         """Return the backend's pools by name, with fresh figures.
@@ -265,6 +303,15 @@ class Backend:
         elif not self.volume_exists(volume):
             location = f"{volume.backend_name} in {volume.host}"
             raise errors.VolumeObjectMissing(volume=volume.id, location=location)
+
+    def stored_size(self, volume: Volume) -> int:
+        """Return the size in bytes that the object of *volume* has in its pool; it is not below the volume's."""
+        size = self._answers.size(
+            "stored_size", self.driver.stored_size(volume.size_bytes, PoolAddress.parse(volume.host).pool)
+        )
+        if size < volume.size_bytes:
+            raise self._answers.broken("stored_size", f"it said {size} for {volume.size_bytes} bytes")
+        return size
 
     def delete_volume(self, volume: Volume) -> None:
         """Remove the object of *volume*. :raises volmig.errors.StorageBusy: as :meth:`delete_object`."""

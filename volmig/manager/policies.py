@@ -57,6 +57,8 @@ def _fail(method: str, reason: str) -> CallPolicy:
 POLICIES: Final = _table(
     _retry("do_setup", "one that failed is repeated before the next call in any case"),
     _retry("check_for_setup_error", "it only looks"),
+    _retry("setup_storage", "it succeeds without change when the storage is there"),
+    _retry("teardown_storage", "it succeeds when there is no storage"),
     _retry("get_volume_stats", "it only looks"),
     _retry("volume_exists", "it only looks"),
     _retry("identify_object", "it only looks"),

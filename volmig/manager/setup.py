@@ -58,6 +58,11 @@ class SetUp:
             # It succeeded, or its caller was interrupted: then this one makes an attempt of its own.
         self._lead(own)
 
+    def forget(self) -> None:
+        """Have the next caller set the backend up again."""
+        with self._lock:
+            self._done = False
+
     def _lead(self, attempt: _Attempt) -> None:
         done = False
         try:

@@ -29,6 +29,7 @@ pytest.register_assert_rewrite(
     "volmig.testing.conformance_listing",
     "volmig.testing.conformance_migration",
     "volmig.testing.conformance_safety",
+    "volmig.testing.conformance_storage",
 )
 
 from volmig.testing.conformance_busy import BusyConformance  # noqa: E402
@@ -37,6 +38,7 @@ from volmig.testing.conformance_lifecycle import LifecycleConformance  # noqa: E
 from volmig.testing.conformance_listing import ListingConformance  # noqa: E402
 from volmig.testing.conformance_migration import MigrationConformance  # noqa: E402
 from volmig.testing.conformance_safety import SafetyConformance  # noqa: E402
+from volmig.testing.conformance_storage import StorageConformance  # noqa: E402
 from volmig.testing.kit import Backend, Kit  # noqa: E402
 
 __all__ = ["Backend", "DriverConformance", "Kit"]
@@ -49,6 +51,7 @@ class DriverConformance(
     ListingConformance,
     BusyConformance,
     SafetyConformance,
+    StorageConformance,
 ):
     """All tests of the suite; derive a class from it and give it a fixture ``backend``."""
 

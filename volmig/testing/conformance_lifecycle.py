@@ -89,7 +89,7 @@ class LifecycleConformance:
     def test_create_over_an_object_of_another_size_is_refused(self, kit: Kit) -> None:
         pattern = patterns.dense(kit.backend.size(SIZE_BYTES))
         volume = kit.filled(pattern)
-        larger = kit.volume(2 * SIZE_BYTES, id=volume.id)
+        larger = kit.volume(2 * kit.backend.size(SIZE_BYTES), id=volume.id)
         with pytest.raises(errors.VolmigError):
             kit.driver.create_volume(larger)
         kit.check(volume, pattern)
@@ -184,7 +184,7 @@ class LifecycleConformance:
             assert _size_of(end) == new_size
 
     def test_extend_never_shrinks(self, kit: Kit) -> None:
-        pattern = patterns.dense(kit.backend.size(2 * SIZE_BYTES))
+        pattern = patterns.dense(2 * kit.backend.size(SIZE_BYTES))
         volume = kit.filled(pattern)
         with pytest.raises(errors.VolmigError):
             kit.driver.extend_volume(volume, kit.backend.size(SIZE_BYTES))
@@ -219,7 +219,7 @@ class LifecycleConformance:
 
     def test_connection_of_a_volume_of_another_size_is_an_error(self, kit: Kit) -> None:
         volume = kit.created()
-        wrong = kit.volume(2 * SIZE_BYTES, id=volume.id)
+        wrong = kit.volume(2 * kit.backend.size(SIZE_BYTES), id=volume.id)
         with pytest.raises(errors.VolumeSizeMismatch):
             kit.driver.initialize_connection(wrong, CONNECTOR)
 

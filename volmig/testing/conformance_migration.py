@@ -81,7 +81,11 @@ class MigrationConformance:
         there = patterns.dense(kit.backend.size(ODD_BYTES), seed=2)
         volume = kit.filled(here)
         other = kit.updated(replace(volume, host=host["host"]), None, driver=driver)
-        driver.create_volume(other)
+        try:
+            driver.create_volume(other)
+        except errors.VolmigError:  # a name is one in all pools of this storage, so that nothing can be replaced
+            kit.check(volume, here)
+            return
         with kit.opened(other, "r+b", driver=driver) as end:
             patterns.fill(end, there)
         with pytest.raises(errors.VolmigError):

@@ -289,6 +289,21 @@ _BROKEN = {
         "            return [StoredObject(name=name, size_bytes=size, backend_id=name[7:]) for name in names]",
         "test_list_is_whole_while_volumes_come_and_go",
     ),
+    "SetsUpAnew": (
+        "class driver(FakeDriver):\n        def setup_storage(self, ctxt):\n"
+        "            for pool in self._pools:\n"
+        "                for found in self.list_objects(pool):\n"
+        "                    self._objects.remove(self.backend, pool, found.name)",
+        "test_storage_that_is_there_is_set_up_without_change",
+    ),
+    "TakesDataDown": (
+        "class driver(FakeDriver):\n        def setup_storage(self, ctxt):\n            pass\n\n"
+        "        def teardown_storage(self, ctxt, *, delete_data=False):\n"
+        "            for pool in self._pools:\n"
+        "                for found in self.list_objects(pool):\n"
+        "                    self._objects.remove(self.backend, pool, found.name)",
+        "test_storage_that_was_taken_down_is_found_again",
+    ),
     "BusyAfterwards": ('busy_fault = "fail_after"', "test_busy_creation_leaves_nothing"),
     "BusyAfterDeleting": ('busy_fault = "fail_after"', "test_busy_deletion_leaves_the_volume_whole"),
     "BusyAfterExtending": ('busy_fault = "fail_after"', "test_busy_extension_leaves_the_size"),
