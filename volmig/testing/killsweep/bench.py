@@ -17,6 +17,7 @@ from oslo_config import cfg
 from volmig import conf as configuration
 from volmig.model import PoolAddress, Volume
 from volmig.testing import patterns
+from volmig.testing.killsweep.drivers import MarkedCalls
 from volmig.testing.patterns import Pattern
 
 MIB = 1024 * 1024
@@ -43,6 +44,8 @@ class Bench(abc.ABC):
     destination: str
     in_parallel: bool = True
     """Whether several runs can go on at once, since each has storage of its own."""
+    patience_seconds: float = 20.0
+    """How long anything in a run may take before it counts as hung."""
 
     @abc.abstractmethod
     def configuration(self, directory: Path) -> cfg.ConfigOpts:
@@ -59,6 +62,10 @@ class Bench(abc.ABC):
     def begin(self, directory: Path) -> None:
         """Make what a run needs before its first engine."""
         (directory / "state").mkdir(mode=0o700)
+
+    def mark(self, calls: MarkedCalls) -> None:
+        """Mark points within the drivers' calls. Without this method they are the system calls that change files."""
+        calls.mark_system_calls()
 
     def interrupted(self, directory: Path) -> None:
         """Do what else befalls the storage when the process was killed, before anybody recovers."""

@@ -22,9 +22,6 @@ from volmig.testing.killsweep.marks import Kill, Marks
 from volmig.testing.killsweep.store import MarkedStore
 from volmig.testing.patterns import Pattern
 
-PATIENCE_SECONDS = 20.0
-"""How long anything in a run may take before it counts as hung."""
-
 _LEASES_SECONDS = 86400.0
 _RETENTIONS_SECONDS = 400 * 86400.0
 _POLL_SECONDS = 0.002
@@ -87,10 +84,11 @@ class Stage:
 
     def wait_for(self, is_there: Callable[[], bool], what: str) -> None:
         """Wait until something is so. :raises TimeoutError: naming *what* did not come."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        patience = self.run.bench.patience_seconds
+        deadline = time.monotonic() + patience
         while not is_there():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{what} did not come within {PATIENCE_SECONDS:g} seconds")
+                raise TimeoutError(f"{what} did not come within {patience:g} seconds")
             time.sleep(_POLL_SECONDS)
 
     def wait_for_copy(self, handle: MigrationHandle) -> None:
@@ -110,7 +108,7 @@ def migrate_plainly(**options: Any) -> Act:
     """
 
     def act(stage: Stage) -> None:
-        finish([stage.migrate(**options)])
+        finish([stage.migrate(**options)], patience_seconds=stage.run.bench.patience_seconds)
 
     return act
 
@@ -119,14 +117,15 @@ def nothing_more(_: Stage) -> None:
     """Do nothing."""
 
 
-def finish(handles: Iterable[MigrationHandle]) -> None:
+def finish(handles: Iterable[MigrationHandle], *, patience_seconds: float = Bench.patience_seconds) -> None:
     """Wait until migrations have ended, however they did, or are paused.
 
+    :param patience_seconds: how long each may take.
     :raises TimeoutError: when one does neither in time.
     :raises volmig.errors.VolmigError: when one was left for recovery.
     """
     for handle in handles:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while handle.status().phase is not Phase.PAUSED:
             try:
                 handle.wait(_LOOK_SECONDS)
@@ -199,10 +198,10 @@ def recover(scenario: Scenario, run: Run) -> None:
     run.pass_time(_LEASES_SECONDS)
     with _marked_engine(run) as engine:
         engine.list_backends()
-        finish(engine.recover())
+        finish(engine.recover(), patience_seconds=run.bench.patience_seconds)
         scenario.afterwards(Stage(run=run, engine=engine))
         run.pass_time(_RETENTIONS_SECONDS)
-        finish(engine.recover())
+        finish(engine.recover(), patience_seconds=run.bench.patience_seconds)
 
 
 @contextmanager
@@ -220,5 +219,5 @@ def _marked_engine(run: Run) -> AbstractContextManager[Engine]:
     """Give an engine that passes the run's points."""
     calls = MarkedCalls(run.marks)
     calls.mark_drivers(run.bench.configuration(run.directory))
-    calls.mark_system_calls()
+    run.bench.mark(calls)
     return open_engine(run, MarkedStore(run.open_store(), run.marks))

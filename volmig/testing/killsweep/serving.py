@@ -29,7 +29,6 @@ from volmig.testing.killsweep.bench import FileBench
 from volmig.testing.killsweep.invariants import MARKER, problems_after_kill, problems_at_rest, programs_of
 from volmig.testing.killsweep.marks import Kill
 from volmig.testing.killsweep.scenario import (
-    PATIENCE_SECONDS,
     Run,
     Scenario,
     Stage,
@@ -41,7 +40,6 @@ from volmig.testing.killsweep.scenario import (
 )
 from volmig.testing.killsweep.zygote import Job, Outcome, load_scenarios
 
-_HUNG_SECONDS = 2 * PATIENCE_SECONDS
 _SHOWN_LINES = 40
 
 
@@ -131,7 +129,7 @@ def _forked(
     if not pid:
         _be_child(work, scenario, directory, name, kill)
     try:
-        status = _wait(pid)
+        status = _wait(pid, 2 * scenario.bench.patience_seconds)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -154,7 +152,7 @@ def _be_child(work: Callable[[Run], None], scenario: Scenario, directory: Path, 
         os.dup2(log, 1)
         os.dup2(log, 2)
         logging.basicConfig(level=logging.INFO, format=f"{name}: %(levelname)s %(name)s: %(message)s", force=True)
-        faulthandler.dump_traceback_later(_HUNG_SECONDS - 5)
+        faulthandler.dump_traceback_later(1.75 * scenario.bench.patience_seconds)
         scenario.adjust()
         run = Run(scenario.bench, directory, kill)
         work(run)
@@ -167,10 +165,10 @@ def _be_child(work: Callable[[Run], None], scenario: Scenario, directory: Path, 
         os._exit(status)
 
 
-def _wait(pid: int) -> int | None:
+def _wait(pid: int, seconds: float) -> int | None:
     """Return how a process has ended; one that hangs is killed, and the answer is None."""
     with _pidfd(pid) as fd:
-        ended, _, _ = select.select([fd], [], [], _HUNG_SECONDS)
+        ended, _, _ = select.select([fd], [], [], seconds)
     if not ended:
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -203,7 +201,7 @@ def warm_up() -> None:
         prepare(scenario, run)
         with open_engine(run, run.open_store()) as engine:
             scenario.act(Stage(run=run, engine=engine))
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + bench.patience_seconds
     while threading.active_count() > 1:
         if time.monotonic() > deadline:
             raise RuntimeError(f"these threads stay: {threading.enumerate()}")

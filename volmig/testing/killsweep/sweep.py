@@ -43,6 +43,8 @@ class Report:
     """What a sweep has shown."""
 
     scenario: str
+    passed: int = 0
+    """Points, and instants, at which it could be killed."""
     points: int = 0
     """Points at which the act was killed."""
     again: int = 0
@@ -55,9 +57,9 @@ class Report:
     def __str__(self) -> str:
         times = self.recoveries_seconds or [0.0]
         return (
-            f"{self.scenario}: kill points: {self.points} (+{self.again} killed again during recovery), "
-            f"{len(self.missed)} missed, {len(self.failures)} failed; recovery: median "
-            f"{statistics.median(times):.3f} s, longest {max(times):.3f} s"
+            f"{self.scenario}: kill points: {self.points} of {self.passed} "
+            f"(+{self.again} killed again during recovery), {len(self.missed)} missed, {len(self.failures)} failed; "
+            f"recovery: median {statistics.median(times):.3f} s, longest {max(times):.3f} s"
         )
 
 
@@ -83,10 +85,11 @@ class Sweep:
         self._lock = threading.Lock()
         self._runs = 0
 
-    def run(self, scenario: Scenario, *, most: int | None = None) -> Report:
+    def run(self, scenario: Scenario, *, most: int | None = None, first: Sequence[str] = ()) -> Report:
         """Kill a scenario everywhere.
 
         :param most: at no more points than this, chosen by chance, unless the sweep is long.
+        :param first: points that are among them in any case, and that the scenario must have.
         :returns: what was found; its failures are empty when all was well.
         """
         report = Report(scenario=scenario.name)
@@ -95,8 +98,13 @@ class Sweep:
         if not whole.problems:
             with ThreadPoolExecutor(self._workers if scenario.bench.in_parallel else 1) as pool:
                 kills = [*whole.points, *self._instants(scenario, whole)]
+                report.passed = len(kills)
+                report.missed += [point for point in first if point not in kills]
                 if most is not None and not self._long and most < len(kills):
-                    kills = self._chance(f"{scenario.name} {most}").sample(kills, most)
+                    asked = [point for point in first if point in kills]
+                    rest = [kill for kill in kills if kill not in asked]
+                    chance = self._chance(f"{scenario.name} {most}")
+                    kills = [*asked, *chance.sample(rest, max(0, min(len(rest), most - len(asked))))]
                 # With at least one of them, however few there are.
                 again = set(self._chance(f"{scenario.name} again").sample(kills, math.ceil(self._again * len(kills))))
                 for _ in pool.map(lambda kill: self._kill_at(report, scenario, kill, again=kill in again), kills):

@@ -1,4 +1,4 @@
-"""What all functional tests share."""
+"""Options of all tests, and what those share that measure something."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of the crash tests."""
+    """Add the options of tests that kill processes everywhere."""
     group = parser.getgroup("volmig")
     group.addoption("--long", action="store_true", help="kill at every pair of points, and at many more instants")
     group.addoption("--seed", type=int, metavar="NUMBER", help="what all chance depends on; another one each time")
