@@ -188,6 +188,14 @@ class VolumeInUse(RequestError):
     hint_template = "Detach it or stop what uses it, then repeat the request."
 
 
+class BackendInUse(RequestError):
+    """The backend's storage cannot be taken down while something is in it or uses it."""
+
+    code = "backend-in-use"
+    template = "The storage of backend {backend} is in use: {users}."
+    hint_template = "Move or delete what is in it and stop what uses it, then repeat the request."
+
+
 class VolumeHasSnapshots(RequestError):
     """The volume has snapshots, which would be lost."""
 
@@ -446,6 +454,22 @@ class ProgramMissing(ConfigurationError):
     hint_template = "Install it (Debian package {package}), or choose another engine."
 
 
+class ExtraMissing(ConfigurationError):
+    """A Python package is not installed that only some installations need."""
+
+    code = "extra-missing"
+    template = "The Python package {package} is not installed, which {purpose} needs."
+    hint_template = "Install it: pip install 'volmig[{extra}]'."
+
+
+class HostNotIdentified(ConfigurationError):
+    """The host that is to attach a volume has no name in the protocol."""
+
+    code = "host-not-identified"
+    template = "Host {host!r} has no {what}, so that nothing can be shown to it over {protocol}."
+    hint_template = "Install what it attaches with; its name is then in {file} on that host."
+
+
 # --- try again later --------------------------------------------------------------------------
 
 
@@ -619,6 +643,22 @@ class DiskFull(OperatorError):
     hint_template = "Free space there or choose another pool, then repeat the request."
 
 
+class PoolFull(DiskFull):
+    """A pool has no room for what was to be made in it; nothing was changed."""
+
+    code = "pool-full"
+    template = "{pool} has no room for {what}: {needed} bytes are needed, and {free} are left."
+    hint_template = "Free space in {pool}, enlarge it, or choose another pool, then repeat the request."
+
+
+class ObjectNameTaken(OperatorError):
+    """Something else has the name that an object should get; nothing was changed."""
+
+    code = "object-name-taken"
+    template = "The name {location} is taken in backend {backend!r} by {holder}."
+    hint_template = "Look at it; when nothing needs it, rename or remove it there, then repeat the request."
+
+
 class TransferFailed(OperatorError):
     """Reading or writing failed in the middle of a copy."""
 
@@ -681,6 +721,22 @@ class WorkerFailed(OperatorError):
     code = "worker-failed"
     template = "The worker of migration {migration} could not begin: {reason}."
     hint_template = "Its log is {log}. Nothing was moved; the migration was cancelled."
+
+
+class ExportFailed(OperatorError):
+    """A volume could not be shown to a host, or that could not be taken back."""
+
+    code = "export-failed"
+    template = "The export of volume {volume} of backend {backend!r} over {protocol} failed: {reason}."
+    hint_template = "Look at the kernel's log and at what is exported; the request can be repeated."
+
+
+class AttachFailed(OperatorError):
+    """A volume that is shown to this host could not be attached, or not be let go."""
+
+    code = "attach-failed"
+    template = "{target} over {protocol}: {action} failed: {reason}."
+    hint_template = "Check the network to its host, and the log of both; the request can be repeated."
 
 
 class ObjectLeftBehind(OperatorError):

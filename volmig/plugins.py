@@ -144,21 +144,28 @@ def _check_version(plugin: Plugin[Any], base: type[Any]) -> None:
 
 
 def _check_signature(plugin: Plugin[Any], method: str, contract: Any) -> None:
-    """Refuse a method that cannot be called as the contract's, by position or by name."""
+    """Refuse a method that cannot be called as the contract's, by position (where that allows it) or by name."""
     found = getattr(plugin.cls, method)
     if not callable(found):
         raise plugin.invalid(f"{method} is not a method")
-    wanted = list(inspect.signature(contract).parameters)
+    asked = inspect.signature(contract)
     offered = inspect.signature(found)
-    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    in_order = [name for name, parameter in offered.parameters.items() if parameter.kind in by_position]
-    fits = in_order[: len(wanted)] == wanted[: len(in_order)]
+    wanted = list(asked.parameters)
+    positions, in_order = _positions(asked), _positions(offered)
+    only_named = {name: name for name in wanted if name not in positions}
+    fits = in_order[: len(positions)] == positions[: len(in_order)]
     # Nobody names the object itself.
     itself = [name for name in wanted[:1] if name == "self"]
     try:
-        offered.bind(*wanted)
+        offered.bind(*positions, **only_named)
         offered.bind(*itself, **{name: name for name in wanted if name not in itself})
     except TypeError:
         fits = False
     if not fits:
         raise plugin.invalid(f"{method} takes {offered}, and the contract says ({', '.join(wanted)})")
+
+
+def _positions(signature: inspect.Signature) -> list[str]:
+    """Return the names of what can be given by position, in order."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [name for name, parameter in signature.parameters.items() if parameter.kind in by_position]

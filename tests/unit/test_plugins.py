@@ -371,7 +371,7 @@ def test_a_dotted_path(outcomes: dict[str, Any]) -> None:
 # --- in this process, with what is installed ------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["file", "fake"])
+@pytest.mark.parametrize("name", ["file", "fake", "lvm"])
 def test_the_drivers_of_volmig_itself_are_sound(name: str) -> None:
     plugin = load_driver(name)
     assert issubclass(plugin.cls, VolumeDriver)
@@ -422,6 +422,30 @@ def test_signatures_of_any_kind_of_plugin(
         assert load().cls.__name__ == "Own"
         return
     _refused(load, "connect takes")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_sound"),
+    [
+        ("ctxt, *, delete_data=False", True),
+        ("ctxt, delete_data=False", True),
+        ("ctxt, **options", True),
+        ("ctxt", False),
+        ("ctxt, *, forced=False", False),
+        ("ctxt, *, delete_data=False, forced", False),
+    ],
+)
+def test_parameters_that_the_contract_gives_by_name_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: str, is_sound: bool
+) -> None:
+    name = f"driver_{abs(hash(parameters))}"
+    body = "from volmig.drivers.file import FileDriver\n\n\nclass Own(FileDriver):\n"
+    (tmp_path / f"{name}.py").write_text(f"{body}    def teardown_storage(self, {parameters}): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    if is_sound:
+        assert load_driver(f"{name}:Own").cls.__name__ == "Own"
+        return
+    _refused(lambda: load_driver(f"{name}:Own"), "teardown_storage takes")
 
 
 def _refused(load: Callable[[], object], part: str) -> None:

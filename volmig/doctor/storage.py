@@ -87,7 +87,7 @@ def is_seen_whole(backend: Backend, volume: Volume) -> bool:
     """
     if backend.can(Capability.LIST):
         found = list_pool(backend, volume.host).find(volume)
-        return found is not None and found.size_bytes == volume.size_bytes and backend.volume_exists(volume)
+        return found is not None and found.size_bytes == backend.stored_size(volume) and backend.volume_exists(volume)
     if not backend.volume_exists(volume):
         return False
     if volume.attachments:

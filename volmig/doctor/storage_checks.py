@@ -76,7 +76,7 @@ class BackendExam:
             elif not was_at_rest(volume, before, after) or volume.host in self.sight.pools_down:
                 continue
             elif listing is not None and (found := listing.find(volume)) is not None:
-                if found.size_bytes != volume.size_bytes:
+                if found.size_bytes != self.backend.stored_size(volume):
                     self._add_size(volume, found)
             else:
                 self._ask_for(volume)

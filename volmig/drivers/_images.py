@@ -19,8 +19,10 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 _VHD_FOOTER_BYTES = 512
 
 
-def image_format(fd: int) -> str:
+def image_format(fd: int, *, size_bytes: int | None = None) -> str:
     """Return the format that an open file's header shows: ``qcow2``, ``vmdk``, …, or ``raw`` when it shows none.
+
+    :param size_bytes: where the data ends, for a block device, of which the system does not tell a size as of a file.
 
     A LUKS header does not make a file less raw: its bytes are the disk, encrypted.
     """
@@ -28,7 +30,7 @@ def image_format(fd: int) -> str:
     for offset, signature, name in _SIGNATURES:
         if header[offset : offset + len(signature)] == signature:
             return name
-    size = os.fstat(fd).st_size
+    size = os.fstat(fd).st_size if size_bytes is None else size_bytes
     if size > _VHD_FOOTER_BYTES and os.pread(fd, 8, size - _VHD_FOOTER_BYTES) == b"conectix":
         return "vhd"
     return "raw"

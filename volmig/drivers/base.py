@@ -128,6 +128,14 @@ class ConnectorProperties(TypedDict, total=False):
     """Name of the host."""
     read_only: bool
     """The host only wants to read."""
+    ip: str
+    """Address of the host."""
+    initiator: str
+    """Its iSCSI qualified name; absent where it has none."""
+    nqn: str
+    """Its NVMe qualified name; absent where it has none."""
+    multipath: bool
+    """The host can use several paths to a volume."""
 
 
 class MigrationHost(TypedDict):
@@ -198,11 +206,36 @@ class VolumeDriver(abc.ABC):
     def get_volume_stats(self, refresh: bool = False) -> VolumeStats:
         """Return the backend's and its pools' present state; *refresh* asks for fresh figures."""
 
+    def setup_storage(self, ctxt: RequestContext) -> None:
+        """Make the storage that the backend's options describe, for drivers that make their own. Called instead of
+        :meth:`do_setup`, when an operator asks for it. Succeeds without change when it is there already.
+
+        :raises volmig.errors.UnsupportedOperation: from this default.
+        """
+        raise self._unsupported("setting its storage up")
+
+    def teardown_storage(self, ctxt: RequestContext, *, delete_data: bool = False) -> None:
+        """Take back :meth:`setup_storage`: let go of the storage, and remove it with all that is in it when
+        *delete_data* is set. Succeeds when there is none.
+
+        :raises volmig.errors.BackendInUse: when something in it is in use, or volumes are in it and *delete_data* is
+            not set and they could not be reached again.
+        :raises volmig.errors.UnsupportedOperation: from this default.
+        """
+        raise self._unsupported("taking its storage down")
+
+    def stored_size(self, size_bytes: int, pool: str) -> int:
+        """Return the size in bytes of the object of a volume of *size_bytes* in a pool: not below it, and a matter of
+        arithmetic only. Storage that allocates in steps rounds up; this default returns the size itself.
+        """
+        return size_bytes
+
     # --- life of a volume ---------------------------------------------------------------------
 
     @abc.abstractmethod
     def create_volume(self, volume: Volume) -> VolumeUpdate | None:
-        """Make the object for *volume*, of exactly ``volume.size_bytes`` bytes.
+        """Make the object for *volume*, of exactly ``volume.size_bytes`` bytes, or of :meth:`stored_size`, where what
+        lies beyond the volume's size shows nobody's data.
 
         Succeeds without change when an object of that id and size is there already.
 

@@ -378,5 +378,5 @@ def test_a_driver_may_not_give_another_meaning_to_a_common_option(tmp_path: Path
 
 def test_the_listing_for_the_sample_file_holds_all_groups() -> None:
     listed = dict(opts.list_opts())
-    assert set(listed) == {"DEFAULT", "database", "migration", "transfer", "example_backend"}
+    assert set(listed) == {"DEFAULT", "database", "migration", "transfer", "example_backend", "example_lvm_backend"}
     assert {"volume_driver", "file_directory"} <= {option.dest for option in listed["example_backend"]}

@@ -35,6 +35,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "object-displaced": "Look at both files that the error names, and move the one in ``.volmig-gone-…`` back.",
     "unsafe-path": "Somebody put a link, or something else than a file, in a volume's place. Put the file back there.",
     "disk-full": "Free space in the destination, or choose another pool, and repeat the migration.",
+    "pool-full": "Free space in the pool, enlarge it, or choose another one, and repeat the migration.",
+    "object-name-taken": "Look at what has the name. When nothing needs it, rename or remove it, and repeat the migration.",
     "destination-too-small": "Free space in the pool, wait for other migrations, or choose another pool.",
     "destination-read-only": "Make the pool writable, or choose another.",
     "destination-too-short": "The driver made too small an object: see its log, and report it to its authors.",
@@ -73,6 +75,16 @@ ADVICE: Final[Mapping[str, str]] = {
     "unsupported-operation": "The driver lacks what the migration needs. Choose another pool, or another way.",
     "unsupported-transfer": "Leave the choice of the engine to volmig (``auto``).",
     "program-missing": "Install the package that the hint names on the host that runs migrations.",
+    "extra-missing": "Install the extra that the hint names on the host that runs migrations.",
+    "host-not-identified": "Install what the host attaches with; the error names the file with its name.",
+    "export-failed": (
+        "The kernel refused to show the volume to a host, or to stop that: the kernel's log says more. See "
+        ":doc:`exports` for what each protocol needs."
+    ),
+    "attach-failed": (
+        "This host could not attach a volume, or let it go. The message has what ``iscsiadm`` or ``nvme`` said. Check "
+        "the network, and that ``iscsid`` runs; what is left is taken back by ``volmig migration recover``."
+    ),
     "plugin-not-found": "Install the plugin on the host that runs migrations.",
     "plugin-invalid": "Update or repair the distribution that the error names.",
     "backend-setup-failed": "Correct the backend's options, or the storage that they name.",
@@ -98,6 +110,7 @@ NEVER: Final = frozenset(
         "already-migrating",
         "volume-migrating",
         "volume-has-snapshots",
+        "backend-in-use",
         "wrong-status",
         "size-too-small",
         "not-manageable",

@@ -16,6 +16,8 @@ _KINDS = {
     cfg.StrOpt: "text",
     cfg.IntOpt: "whole number",
     cfg.FloatOpt: "number",
+    cfg.PortOpt: "port",
+    cfg.IPOpt: "IP address",
     cfg.BoolOpt: "true or false",
     cfg.ListOpt: "list, separated by commas",
     cfg.DictOpt: "pairs ``name:value``, separated by commas",

@@ -1,0 +1,419 @@
+"""A FAKE of LVM's programs, with behaviour: it keeps a volume group, and volumes as regular files.
+
+It shows what the driver does with LVM's answers, not what LVM does; `tests/vm` shows that. What is modelled: sizes in
+extents, room by physical volume, thin pools, snapshots that go with their origin, selections, open devices, renaming,
+and old data in what a thick volume is given. A failure or a death can be put before or after any command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from volmig.drivers.lvm.commands import Completed
+from volmig.drivers.lvm.devices import Devices, NotThatVolume
+
+MIB = 1024**2
+GARBAGE = b"\xa5"
+
+
+@dataclass(kw_only=True)
+class Pv:
+    name: str
+    extents: int
+    tags: tuple[str, ...] = ()
+    allocatable: bool = True
+
+
+@dataclass(kw_only=True)
+class Lv:
+    name: str
+    size: int
+    kind: str  # thick, thin, pool, cow, thinsnap
+    uuid: str = field(default_factory=lambda: uuid.uuid4().hex)
+    pool: str = ""
+    origin: str = ""
+    pv: str = ""
+    active: bool = True
+    held: bool = False
+    tags: list[str] = field(default_factory=list)
+    zeroes: bool = True
+    metadata_percent: float = 1.0
+    data_percent: float | None = None
+
+
+class Died(BaseException):
+    """The process was killed at this point."""
+
+
+class Failed(Exception):
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+class FakeLvm:
+    """Runs commands as :data:`volmig.drivers.lvm.commands.Runner`."""
+
+    def __init__(self, directory: Path, *, vg: str = "vg", pvs: Sequence[Pv] = (), extent: int = MIB) -> None:
+        self.vg = vg
+        self.uuid = "fake-vg-uuid"
+        self.extent = extent
+        self.pvs = list(pvs) or [Pv(name="/dev/fake0", extents=256)]
+        self.lvs: dict[str, Lv] = {}
+        self.exists = True
+        self.exported = False
+        self.missing = 0
+        self.system_id = ""
+        self.read_only = False
+        self.dev = directory / "dev"
+        (self.dev / vg).mkdir(parents=True)
+        self.log: list[tuple[str, ...]] = []
+        self.before: Callable[[tuple[str, ...]], None] = lambda _: None
+        self.after: Callable[[tuple[str, ...]], None] = lambda _: None
+        self._lock = threading.RLock()
+
+    # --- for tests ----------------------------------------------------------------------------
+
+    def path(self, name: str) -> Path:
+        return self.dev / self.vg / name
+
+    def commands(self, program: str) -> list[tuple[str, ...]]:
+        return [command for command in self.log if command[0] == program]
+
+    def add(self, name: str, size: int, **fields: Any) -> Lv:
+        lv = Lv(name=name, size=size, **({"kind": "thick"} | fields))
+        if lv.kind in {"thick", "cow"} and not lv.pv:
+            lv.pv = self.pvs[0].name
+        self.lvs[name] = lv
+        if lv.kind != "pool":
+            self.path(name).write_bytes((GARBAGE if lv.kind == "thick" else b"") * size)
+            os.truncate(self.path(name), size)
+        return lv
+
+    def make_pool(self, name: str, size: int, **fields: Any) -> Lv:
+        return self.add(name, size, kind="pool", pv=self.pvs[0].name, **fields)
+
+    # --- as a runner --------------------------------------------------------------------------
+
+    def __call__(self, command: Sequence[str], stdin: bytes | None) -> Completed:
+        words = tuple(command)
+        self.log.append(words)
+        self.before(words)
+        with self._lock:
+            try:
+                output = self._dispatch(words)
+            except Failed as failed:
+                return Completed(status=5, stdout=b"", stderr=f"  {failed.text}\n".encode())
+        self.after(words)
+        return Completed(status=0, stdout=output.encode(), stderr=b"  WARNING: a fake warning\n")
+
+    def _dispatch(self, words: tuple[str, ...]) -> str:
+        if "pvmove" in words:
+            words = words[words.index("pvmove") :]
+        while words[0] in {"sudo", "ionice", "-n", "-c3"}:
+            words = words[1:]
+        method = getattr(self, f"_{words[0].replace('-', '_')}", None)
+        if method is None:
+            raise FileNotFoundError(words[0])
+        return str(method(_Line(words[1:])) or "")
+
+    # --- reports ------------------------------------------------------------------------------
+
+    def _lvs(self, line: _Line) -> str:
+        self._require(line.rest[-1])
+        fields = line.options["-o"].split(",")
+        rows = [self._lv_row(lv) | self._vg_row() for lv in self.lvs.values()]
+        return _report("lv", fields, [row for row in rows if line.selects(row)])
+
+    def _vgs(self, line: _Line) -> str:
+        rows = [self._vg_row()] if self.exists else []
+        return _report("vg", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
+
+    def _pvs(self, line: _Line) -> str:
+        rows = [
+            {
+                "pv_name": pv.name,
+                "pv_uuid": f"uuid-{pv.name}",
+                "pv_size": pv.extents * self.extent,
+                "pv_free": self._free(pv) * self.extent,
+                "pv_tags": ",".join(pv.tags),
+                "pv_allocatable": "allocatable" if pv.allocatable else "",
+                "pv_missing": "",
+                "vg_name": self.vg,
+            }
+            for pv in self.pvs
+        ]
+        return _report("pv", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
+
+    def _lvm(self, line: _Line) -> str:
+        return "  system ID: fakehost\n"
+
+    def _vg_row(self) -> dict[str, object]:
+        return {
+            "vg_name": self.vg,
+            "vg_uuid": self.uuid,
+            "vg_size": sum(pv.extents for pv in self.pvs) * self.extent,
+            "vg_free": sum(self._free(pv) for pv in self.pvs) * self.extent,
+            "vg_extent_size": self.extent,
+            "vg_missing_pv_count": self.missing,
+            "vg_exported": "exported" if self.exported else "",
+            "vg_systemid": self.system_id,
+            "vg_permissions": "read-only" if self.read_only else "writeable",
+        }
+
+    def _lv_row(self, lv: Lv) -> dict[str, object]:
+        snapped = {other.kind for other in self.lvs.values() if other.origin == lv.name}
+        role = "public"
+        role += ",origin,thickorigin" if "cow" in snapped else ",origin,thinorigin" if snapped else ""
+        role += {"cow": ",snapshot,thicksnapshot", "thinsnap": ",snapshot,thinsnapshot"}.get(lv.kind, "")
+        first = {"pool": "t", "thin": "V", "thinsnap": "V", "cow": "s"}.get(lv.kind, "o" if "cow" in snapped else "-")
+        zero = "z" if lv.kind == "pool" and lv.zeroes else "-"
+        return {
+            "lv_name": lv.name,
+            "lv_uuid": lv.uuid,
+            "lv_size": lv.size,
+            "lv_attr": f"{first}wi-{'a' if lv.active else '-'}{'o' if self._is_open(lv) else '-'}-{zero}--",
+            "lv_layout": {"pool": "thin,pool", "thin": "thin,sparse", "thinsnap": "thin,sparse"}.get(lv.kind, "linear"),
+            "lv_role": "private" if lv.kind == "pool" else role,
+            "pool_lv": lv.pool,
+            "origin": lv.origin,
+            "lv_tags": ",".join(lv.tags),
+            "lv_device_open": "open" if self._is_open(lv) else "",
+            "lv_active": "active" if lv.active else "",
+            "data_percent": self._data_percent(lv),
+            "metadata_percent": lv.metadata_percent if lv.kind == "pool" else "",
+            "devices": f"{lv.pool or lv.pv}(0)",
+            "segtype": "linear" if lv.kind == "thick" else lv.kind,
+            "seg_pe_ranges": f"{lv.pv}:0-{lv.size // self.extent - 1}",
+            "move_pv": "",
+            "lv_parent": "",
+            "copy_percent": "",
+        }
+
+    def _data_percent(self, lv: Lv) -> object:
+        if lv.kind != "pool":
+            return ""
+        if lv.data_percent is not None:
+            return lv.data_percent
+        used = sum(self.path(other.name).stat().st_blocks * 512 for other in self.lvs.values() if other.pool == lv.name)
+        return f"{100 * used / lv.size:.2f}"
+
+    # --- changes ------------------------------------------------------------------------------
+
+    def _lvcreate(self, line: _Line) -> None:
+        name = line.options["--name"]
+        if name in self.lvs:
+            raise Failed(f'Logical Volume "{name}" already exists in volume group "{self.vg}"')
+        if "--snapshot" in line.flags:
+            self._make_snapshot(name, line)
+            return
+        self._require(line.rest[0])
+        if line.options.get("--type") == "thin":
+            size = self._bytes(line.options["--virtualsize"])
+            self.add(name, size, kind="thin", pool=line.options["--thinpool"])
+            return
+        size = self._bytes(line.options["--size"])
+        pv = self._allocate(size // self.extent, line.rest[1:])
+        self.add(name, size, kind="pool" if line.options.get("--type") == "thin-pool" else "thick", pv=pv)
+
+    def _make_snapshot(self, name: str, line: _Line) -> None:
+        origin = self._lv(line.rest[0])
+        if origin.kind == "thin":
+            self.add(name, origin.size, kind="thinsnap", pool=origin.pool, origin=origin.name)
+        else:
+            pv = self._allocate(origin.size // self.extent + 1, line.rest[1:])
+            self.add(name, origin.size, kind="cow", origin=origin.name, pv=pv)
+
+    def _lvremove(self, line: _Line) -> None:
+        self._require(line.rest[-1])
+        for lv in [lv for lv in self.lvs.values() if line.selects(self._lv_row(lv))]:
+            if self._is_open(lv):
+                raise Failed(f"Logical volume {self.vg}/{lv.name} in use.")
+            for other in [other for other in self.lvs.values() if other.kind == "cow" and other.origin == lv.name]:
+                self._forget(other)
+            for other in self.lvs.values():
+                if other.origin == lv.name:
+                    other.origin, other.kind = "", "thin"
+            self._forget(lv)
+
+    def _forget(self, lv: Lv) -> None:
+        del self.lvs[lv.name]
+        self.path(lv.name).unlink()
+
+    def _lvrename(self, line: _Line) -> None:
+        vg, old, new = line.rest
+        self._require(vg)
+        if new in self.lvs:
+            raise Failed(f'Logical Volume "{new}" already exists in volume group "{vg}"')
+        lv = self._lv(f"{vg}/{old}")
+        self.path(old).rename(self.path(new))
+        del self.lvs[old]
+        for other in self.lvs.values():
+            if other.origin == old:
+                other.origin = new
+        lv.name = new
+        self.lvs[new] = lv
+
+    def _lvextend(self, line: _Line) -> None:
+        lv = self._lv(line.rest[0])
+        size = self._bytes(line.options["--size"])
+        if size <= lv.size:
+            raise Failed(f"New size ({size}) matches existing size ({lv.size}).")
+        if lv.kind == "thick":
+            pv = next(pv for pv in self.pvs if pv.name == lv.pv)
+            if (size - lv.size) // self.extent > self._free(pv):
+                raise Failed(f"Insufficient free space: {size} needed, but only {self._free(pv)} available")
+        if lv.kind == "thick":
+            with self.path(lv.name).open("ab") as file:
+                file.write(GARBAGE * (size - lv.size))
+        os.truncate(self.path(lv.name), size)
+        lv.size = size
+
+    def _lvchange(self, line: _Line) -> None:
+        if "-S" in line.options:
+            chosen = [lv for lv in self.lvs.values() if line.selects(self._lv_row(lv))]
+        else:
+            chosen = [self._lv(line.rest[-1])]
+        for lv in chosen:
+            if "--addtag" in line.options and line.options["--addtag"] not in lv.tags:
+                lv.tags.append(line.options["--addtag"])
+            if line.options.get("--deltag") in lv.tags:
+                lv.tags.remove(line.options["--deltag"])
+            if "-ay" in line.flags:
+                lv.active = True
+
+    def _blkdiscard(self, line: _Line) -> None:
+        start, length = int(line.options["--offset"]), int(line.options["--length"])
+        with Path(line.rest[0]).open("r+b") as file:
+            file.seek(start)
+            file.write(bytes(length) if "--zeroout" in line.flags else GARBAGE * length)
+
+    def _pvmove(self, line: _Line) -> None:
+        if "--name" not in line.options:  # nothing is under way here
+            return
+        lv = self._lv(line.options["--name"])
+        source, *targets = line.rest
+        if lv.pv != source:
+            raise Failed(f"No data to move for {self.vg}")
+        lv.pv = self._allocate(lv.size // self.extent, targets)
+
+    # --- shared -------------------------------------------------------------------------------
+
+    def _lv(self, path: str) -> Lv:
+        vg, _, name = path.rpartition("/")
+        self._require(vg)
+        if name not in self.lvs:
+            raise Failed(f"Failed to find logical volume {path}")
+        return self.lvs[name]
+
+    def _require(self, vg: str) -> None:
+        if not self.exists or vg != self.vg:
+            raise Failed(f'Volume group "{vg}" not found')
+
+    def _allocate(self, extents: int, wanted: Sequence[str]) -> str:
+        fit = [pv for pv in self.pvs if not wanted or pv.name in wanted or {f"@{tag}" for tag in pv.tags} & {*wanted}]
+        for pv in fit:
+            if pv.allocatable and self._free(pv) >= extents:
+                return pv.name
+        raise Failed(f"Insufficient free space: {extents} extents needed, but only 0 available")
+
+    def _free(self, pv: Pv) -> int:
+        used = sum(lv.size // self.extent for lv in self.lvs.values() if lv.pv == pv.name)
+        return pv.extents - used
+
+    def _bytes(self, text: str) -> int:
+        size = int(text.removesuffix("b"))
+        return -(-size // self.extent) * self.extent
+
+    def _is_open(self, lv: Lv) -> bool:
+        return lv.held
+
+
+class FakeDevices(Devices):
+    """The devices of a :class:`FakeLvm`: regular files, known by their inodes."""
+
+    def __init__(self, lvm: FakeLvm) -> None:
+        super().__init__(dev=lvm.dev, wait_seconds=0)
+        object.__setattr__(self, "_lvm", lvm)
+
+    def _uuid(self, fd: int) -> str:
+        lvm: FakeLvm = object.__getattribute__(self, "_lvm")
+        return f"LVM-{lvm.uuid}{self._lv(fd).uuid}".replace("-", "")
+
+    def node(self, fd: int) -> Path:
+        lvm: FakeLvm = object.__getattribute__(self, "_lvm")
+        return lvm.path(self._lv(fd).name)
+
+    def _lv(self, fd: int) -> Lv:
+        lvm: FakeLvm = object.__getattribute__(self, "_lvm")
+        for lv in list(lvm.lvs.values()):
+            path = lvm.path(lv.name)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(fd)):
+                return lv
+        raise NotThatVolume("no volume of the fake")
+
+
+_VALUED = frozenset(
+    {
+        *("-o", "-S", "--units", "--reportformat", "--name", "--size", "--virtualsize", "--thinpool", "--type"),
+        *(
+            "--config",
+            "--extents",
+            "--addtag",
+            "--deltag",
+            "--offset",
+            "--length",
+            "--setactivationskip",
+            "--zero",
+            "--interval",
+        ),
+    }
+)
+
+
+class _Line:
+    """A command line, taken apart."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.options: dict[str, str] = {}
+        self.flags: set[str] = set()
+        self.rest: list[str] = []
+        pending = list(words)
+        while pending:
+            word = pending.pop(0)
+            if word in _VALUED:
+                self.options[word] = pending.pop(0)
+            elif word.startswith("-"):
+                self.flags.add(word)
+            else:
+                self.rest.append(word)
+
+    def selects(self, row: dict[str, Any]) -> bool:
+        text = self.options.get("-S")
+        if text is None:
+            return True
+        if " || " in text:
+            return any(_holds(part, row) for part in text.split(" || "))
+        return all(_holds(part, row) for part in text.split(" && "))
+
+
+def _holds(part: str, row: dict[str, Any]) -> bool:
+    match = re.fullmatch(r'(\w+)(=|!~)"?([^"]*?)"?', part)
+    if match is None:
+        raise Failed(f"Syntax error in selection: {part}")
+    name, operator, value = match.groups()
+    found = str(row[name])
+    if operator == "!~":
+        return not re.search(value, found)
+    return found == (value.removesuffix("b") if name == "lv_size" else value)
+
+
+def _report(name: str, fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    return json.dumps({"report": [{name: [{field: str(row.get(field, "")) for field in fields} for row in rows]}]})

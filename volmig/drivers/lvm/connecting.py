@@ -1,0 +1,76 @@
+"""Making a volume reachable: as a device of this host, or by an export."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from volmig import errors
+from volmig.drivers.base import ConnectionInfo, ConnectorProperties
+from volmig.drivers.lvm.commands import CommandFailed
+from volmig.drivers.lvm.devices import NotThatVolume, size_of
+from volmig.drivers.lvm.group import Group
+
+if TYPE_CHECKING:
+    from volmig.drivers.targets.base import Exporter
+    from volmig.model import Volume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connecting:
+    """Connects volumes of one group with hosts."""
+
+    group: Group
+    host: str
+    """Name of this host."""
+    exporter: Exporter | None
+    always_export: bool
+    """Whether this host reaches volumes by an export too."""
+
+    def connect(self, volume: Volume, pool: str, connector: ConnectorProperties) -> ConnectionInfo:
+        """Return how the host that *connector* describes reaches the volume."""
+        path = self._ready(volume, pool)
+        if not self._by_export(connector):
+            return ConnectionInfo(driver_volume_type="local", data={"device_path": str(path), "format": "raw"})
+        if self.exporter is None:
+            raise errors.UnsupportedOperation(
+                backend=self.group.backend,
+                operation=f"connections from the host {connector.get('host')!r}: target_protocol is none",
+                hint=f"Set target_protocol in [{self.group.backend}], or attach the volume on {self.host}.",
+            )
+        return self.exporter.connection(volume.backend_id, str(path), connector)
+
+    def disconnect(self, volume: Volume, connector: ConnectorProperties) -> None:
+        """Take back :meth:`connect`. Succeeds when there is no connection."""
+        if self.exporter is not None and self._by_export(connector):
+            self.exporter.terminate(volume.backend_id, connector)
+
+    def remove(self, volume: Volume) -> None:
+        """Remove all exports of a volume, whoever uses them. Succeeds when there are none."""
+        if self.exporter is not None:
+            self.exporter.remove(volume.backend_id)
+
+    def _by_export(self, connector: ConnectorProperties) -> bool:
+        if connector.get("host", self.host) != self.host:
+            return True
+        return self.always_export and self.exporter is not None
+
+    def _ready(self, volume: Volume, pool: str) -> Path:
+        """Have the volume's device there, with the size recorded, and return its path."""
+        group = self.group
+        view, lv = group.found(volume, pool)
+        group.require_size(volume, lv, view.group)
+        path = group.path(lv.name)
+        try:
+            group.activate(lv)
+            with group.devices.opened(path, vg_uuid=view.group.uuid, lv_uuid=lv.uuid, flags=os.O_RDONLY) as fd:
+                size = size_of(fd)
+        except CommandFailed as exc:
+            raise group.failed("initialize_connection", exc) from exc
+        except NotThatVolume as exc:
+            raise errors.VolumeObjectMissing(volume=volume.id, location=path) from exc
+        if size != lv.size_bytes:
+            raise errors.VolumeSizeMismatch(volume=volume.id, recorded=volume.size_bytes, actual=size, location=path)
+        return path

@@ -1,0 +1,92 @@
+"""Whether a volume can be moved to another pool by LVM itself, and having it done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from volmig import errors
+from volmig.drivers.lvm import names
+from volmig.drivers.lvm.group import Group
+from volmig.drivers.lvm.moves import PhysicalMove
+from volmig.drivers.lvm.options import LvmType
+from volmig.drivers.lvm.reports import LogicalVolume
+
+if TYPE_CHECKING:
+    from volmig.drivers.base import MigrationHost
+    from volmig.model import Volume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A pool of an ``lvm`` backend, as its ``location_info`` tells."""
+
+    host: str
+    vg_uuid: str
+    vg: str
+    kind: str
+    pool: str
+
+    @classmethod
+    def parse(cls, capabilities: Mapping[str, Any]) -> Place | None:
+        """Return the place that a pool's capabilities tell of; None when it is none of this driver's."""
+        parts = str(capabilities.get("location_info", "")).rsplit(":", 4)
+        if len(parts) != 5 or not parts[0].startswith("lvm:"):
+            return None
+        return cls(host=parts[0].removeprefix("lvm:"), vg_uuid=parts[1], vg=parts[2], kind=parts[3], pool=parts[4])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moving:
+    """Moves volumes between the physical volumes of one group."""
+
+    group: Group
+    host: str
+
+    def can_reach(self, source_pool: str, host: MigrationHost) -> Place | None:
+        """Return the destination when it is another tag's pool of this volume group on this host; else None."""
+        place = Place.parse(host["capabilities"])
+        if place is None or not self.group.settings.tagged:
+            return None
+        if (place.host, place.vg_uuid, place.vg) != (self.host, self.group.expected, self.group.vg):
+            return None
+        if place.kind != LvmType.THICK.value or place.pool == self.group.vg or names.tag_fault(place.pool):
+            return None
+        return place if place.pool != source_pool else None
+
+    def move(self, volume: Volume, lv: LogicalVolume, source_pool: str, place: Place, host: MigrationHost) -> bool:
+        """Have LVM move a volume; return False when it cannot, and nothing was changed."""
+        move = self.prepared(volume, lv.name, source_pool, place, host)
+        if move is None or move.obstacle():
+            return False
+        move.carry_out()
+        return True
+
+    def prepared(
+        self, volume: Volume, name: str, source_pool: str, place: Place, host: MigrationHost
+    ) -> PhysicalMove | None:
+        """Return the move, not begun; None when either pool has no physical volumes of its own."""
+        devices = self.group.physical_volumes()
+        source = [pv.name for pv in devices if source_pool in pv.tags]
+        destination = [pv.name for pv in devices if place.pool in pv.tags]
+        if not source or not destination or set(source) & set(destination):
+            return None
+        return PhysicalMove(
+            self.group.commands,
+            volume=volume,
+            vg=self.group.vg,
+            lv=names.lv_name(name),
+            destination=host["host"],
+            source_pvs=source,
+            destination_pvs=destination,
+        )
+
+    def doubtful(self, volume: Volume, host: MigrationHost) -> errors.LocationDoubtful:
+        """Return the error of a move that cannot be settled, since a pool's physical volumes are not known."""
+        return errors.LocationDoubtful(
+            volume=volume.id,
+            source=volume.host,
+            destination=host["host"],
+            reason="the tags of the physical volumes have changed since it was to be moved",
+        )
