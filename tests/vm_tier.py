@@ -1,30 +1,41 @@
 """Run the tier that needs virtual machines: ``python -m tests.vm_tier --results DIRECTORY -- [pytest arguments]``.
 
 Tests in ``tests/vm`` run in a machine, tests in ``tests/power`` on the host, where they boot machines of their own.
-Without arguments both run, the second also if the first failed; pytest's closing line is the last on stdout.
+Without arguments all run: the files of ``tests/vm`` in two machines at once, each file in a pytest of its own, then
+``tests/power``, also if something failed before. pytest's closing line is the last on stdout.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from volmig.testing.vm import BedError, MachineOptions, VirtualMachine, prepare
 
 GUEST_TESTS, HOST_TESTS = "tests/vm", "tests/power"
 # All is emulated in the machine: a test that takes a second elsewhere takes ten.
-_GUEST_PYTEST = ("pytest", "--timeout=600", "-p", "no:cacheprovider", "--basetemp=/dev/shm/pytest")
+_GUEST_PYTEST = ("pytest", "--timeout=900", "-p", "no:cacheprovider", "--basetemp=/dev/shm/pytest")
 _HOST_PYTEST = ("pytest", "--timeout=1800")
+_FILE_SECONDS = 2400.0
+_MACHINES = 2
+"""How many at once: emulation keeps a processor busy for each."""
+
+_LONGEST = ("matrix", "lvm_killsweep", "lvm_conformance", "lvm_moves", "lvm_faults", "export_iscsi")
+"""Files that take minutes, longest first: begun last, one of them would be waited for alone."""
 
 
 def commands(results: Path, given: Sequence[str]) -> list[list[str]]:
-    """Return the commands to run, one after the other."""
+    """Return the commands that run what was asked for, one after the other."""
     machine = [sys.executable, "-m", "volmig.testing.vm", "--results", str(results), "--timeout", "3600", "--"]
     inside = [*machine, *_GUEST_PYTEST, "--junit-xml=/run/volmig-vm/results/junit.xml"]
     outside = [sys.executable, "-m", *_HOST_PYTEST, f"--junit-xml={results / 'junit-power.xml'}"]
-    if not given:
-        return [[*inside, GUEST_TESTS], [*outside, HOST_TESTS]]
     is_for_host = [argument.startswith(HOST_TESTS) for argument in given]
     is_for_guest = [argument.startswith(GUEST_TESTS) for argument in given]
     if any(is_for_host) and any(is_for_guest):
@@ -34,15 +45,115 @@ def commands(results: Path, given: Sequence[str]) -> list[list[str]]:
     return [[*inside, *given, *([] if any(is_for_guest) else [GUEST_TESTS])]]
 
 
+def test_files(directory: Path) -> list[str]:
+    """Return the files of tests in a directory, those that take longest first."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(_LONGEST)}
+    names = sorted((path.name for path in directory.glob("test_*.py")), key=lambda name: (ranks.get(name, 99), name))
+    return [f"{directory}/{name}" for name in names]
+
+
+class _Kept:
+    """Takes a machine's output, and gives what has come since it was asked last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buffer = io.BytesIO()
+
+    def write(self, data: bytes, /) -> object:
+        with self._lock:
+            return self._buffer.write(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        with self._lock:
+            taken = self._buffer.getvalue()
+            self._buffer = io.BytesIO()
+        return taken
+
+
+@dataclass
+class _Files:
+    """The files that are left to run, and how the others ended."""
+
+    left: list[str]
+    passed: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def next(self) -> str | None:
+        with self.lock:
+            return self.left.pop(0) if self.left else None
+
+    def ended(self, file: str, status: int, seconds: float, said: bytes) -> None:
+        with self.lock:
+            if not status:
+                self.passed.add(file)
+            sys.stdout.write(f"\n--- {file}: status {status} after {seconds:.0f} s\n")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(said)
+            sys.stdout.flush()
+
+
+def run_files(files: Sequence[str], results: Path) -> list[str]:
+    """Run files of tests in several machines at once; return those that failed, or that no machine could run."""
+    queue = _Files(list(files))
+    workers = [
+        threading.Thread(target=_serve, args=(queue, results / f"machine-{number}"), name=f"machine-{number}")
+        for number in range(_MACHINES)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [file for file in files if file not in queue.passed]
+
+
+def _serve(queue: _Files, results: Path) -> None:
+    """Run one file after the other in a machine, and in a new one after a machine that broke down.
+
+    When a machine does not even boot, what is left is left to the other worker.
+    """
+    file = queue.next()
+    while file is not None:
+        kept = _Kept()
+        try:
+            with VirtualMachine(MachineOptions(cpus=1, results=results), output=kept) as machine:
+                print(f"{results.name}: ready after {machine.boot_seconds:.0f} s", flush=True)  # noqa: T201
+                while file is not None:
+                    began = time.monotonic()
+                    junit = f"--junit-xml=/run/volmig-vm/results/{Path(file).stem}.xml"
+                    try:
+                        status = machine.run([*_GUEST_PYTEST, junit, file], timeout_seconds=_FILE_SECONDS)
+                    except BedError as error:
+                        queue.ended(file, 125, time.monotonic() - began, kept.take() + f"\n{error}\n".encode())
+                        break
+                    queue.ended(file, status, time.monotonic() - began, kept.take())
+                    file = queue.next()
+        except BedError as error:
+            sys.stdout.write(f"{results.name}: {error}\n")
+            return
+        if file is not None:
+            file = queue.next()
+
+
 def main() -> int:
-    """Run what the command line asks for; return the first status that is not 0."""
+    """Run what the command line asks for; return a status that is not 0 when anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("given", nargs="*")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
-    statuses = [subprocess.run(command, check=False).returncode for command in commands(options.results, options.given)]
-    return next((status for status in statuses if status), 0)
+    if options.given:
+        asked = commands(options.results, options.given)
+        return max(subprocess.run(command, check=False).returncode for command in asked)
+    prepare()
+    failed = run_files(test_files(Path(GUEST_TESTS)), options.results)
+    power = commands(options.results, [HOST_TESTS])[0]
+    status = subprocess.run(power, check=False).returncode
+    if failed:
+        sys.stderr.write(f"These failed in a machine: {', '.join(failed)}\n")
+    return 1 if failed else status
 
 
 if __name__ == "__main__":
