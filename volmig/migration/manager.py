@@ -9,7 +9,7 @@ from typing import Any
 
 from volmig import errors
 from volmig.manager.backends import Backends
-from volmig.migration.ownership import LeaseKeeper, OwnedMigration
+from volmig.migration.ownership import Claim, LeaseKeeper, OwnedMigration
 from volmig.migration.request import MigrationRequest, accept
 from volmig.migration.retire import delete_retired
 from volmig.migration.rollback import RollbackRequest, accept_rollback
@@ -71,7 +71,7 @@ class MigrationManager:
 
     def begin(self, request: MigrationRequest) -> OwnedMigration:
         """Accept a migration and run it here. :raises volmig.errors.VolmigError: nothing is changed then."""
-        return self._start(lambda **owned: accept(self._store, self._backends, request, self._context, **owned))
+        return self._start(lambda claim: accept(self._store, self._backends, request, self._context, claim))
 
     def queue(self, request: MigrationRequest) -> Migration:
         """Accept a migration and leave it in ``queued``."""
@@ -79,9 +79,7 @@ class MigrationManager:
 
     def begin_rollback(self, request: RollbackRequest) -> OwnedMigration:
         """Accept a rollback and run it here. :raises volmig.errors.VolmigError: nothing is changed then."""
-        return self._start(
-            lambda **owned: accept_rollback(self._store, self._backends, request, self._context, **owned)
-        )
+        return self._start(lambda claim: accept_rollback(self._store, self._backends, request, self._context, claim))
 
     def queue_rollback(self, request: RollbackRequest) -> Migration:
         """Accept a rollback and leave it in ``queued``."""
@@ -94,17 +92,17 @@ class MigrationManager:
         :raises volmig.errors.LeaseLost: when a worker owns it, it is paused, or it has ended.
         """
 
-        def claim(*, owner: str, lease_seconds: float) -> Migration:
-            with self._store.writing() as transaction:
-                return transaction.claim_migration(migration_id, owner=owner, lease_seconds=lease_seconds)
+        def take(claim: Claim) -> Migration:
+            with claim.writing(self._store) as transaction:
+                return claim.take(transaction, migration_id)
 
-        return self._start(claim, is_patient=is_patient)
+        return self._start(take, is_patient=is_patient)
 
-    def _start(self, claim: Callable[..., Migration], *, is_patient: bool = False) -> OwnedMigration:
+    def _start(self, take: Callable[[Claim], Migration], *, is_patient: bool = False) -> OwnedMigration:
         with self._workers.admission():
-            claimed_at = boottime_seconds()
-            migration = claim(owner=self._leases.owner, lease_seconds=self._settings.lease_seconds)
-            return self._workers.start(migration, claimed_at=claimed_at, is_patient=is_patient)
+            claim = Claim(owner=self._leases.owner, lease_seconds=self._settings.lease_seconds)
+            migration = take(claim)
+            return self._workers.start(migration, claimed_at=claim.claimed_at, is_patient=is_patient)
 
     def owned(self, migration_id: str) -> OwnedMigration | None:
         """Return a migration that runs here; None when it does not."""

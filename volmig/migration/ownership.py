@@ -8,9 +8,10 @@ another may take over. A process that was paused finds its time over when it wak
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from volmig import errors
 from volmig.migration.settings import Settings
 from volmig.model import Migration, Phase
 from volmig.store import Store
+from volmig.store.base import WriteTransaction
 from volmig.transfer import Control, TransferProgress, boottime_seconds
 
 LOG = logging.getLogger(__name__)
@@ -175,6 +177,30 @@ class OwnedMigration:
 def _progress_of(migration: Migration) -> dict[str, Any]:
     fields = ("stage", "bytes_done", "bytes_total", "rate_bytes", "eta_seconds")
     return {field: getattr(migration, field) for field in fields}
+
+
+class Claim:
+    """The taking of a migration by a worker of this process.
+
+    :ivar claimed_at: :func:`volmig.transfer.boottime_seconds` from just before the transaction in which it is taken:
+        what is asked of drivers before that takes nothing from the lease.
+    """
+
+    def __init__(self, *, owner: str, lease_seconds: float) -> None:
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+        self.claimed_at = boottime_seconds()
+
+    @contextlib.contextmanager
+    def writing(self, store: Store) -> Iterator[WriteTransaction]:
+        """Give the transaction in which the migration is taken."""
+        self.claimed_at = boottime_seconds()
+        with store.writing() as transaction:
+            yield transaction
+
+    def take(self, transaction: WriteTransaction, migration_id: str) -> Migration:
+        """Take a migration. :raises volmig.errors.LeaseLost: when it cannot be taken."""
+        return transaction.claim_migration(migration_id, owner=self._owner, lease_seconds=self._lease_seconds)
 
 
 class LeaseKeeper:

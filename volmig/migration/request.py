@@ -13,6 +13,7 @@ from volmig.drivers.base import Capability
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
 from volmig.manager.room import Room, with_room
+from volmig.migration.ownership import Claim
 from volmig.model import (
     EntryKind,
     JournalEntry,
@@ -54,13 +55,11 @@ def accept(
     backends: Backends,
     request: MigrationRequest,
     context: RequestContext,
-    *,
-    owner: str = "",
-    lease_seconds: float = 0.0,
+    claim: Claim | None = None,
 ) -> Migration:
     """Check a request, reserve room, take the volume's lock and record the migration.
 
-    :param owner: worker that will run it at once; when empty, it waits in ``queued`` without an owner.
+    :param claim: of the worker that will run it at once; without, it waits in ``queued`` without an owner.
     :raises volmig.errors.VolmigError: when anything stands against it; nothing is changed then.
     """
     with store.reading() as view:
@@ -97,7 +96,7 @@ def accept(
     )
 
     def record(room: Room) -> Migration:
-        with store.writing() as transaction:
+        with store.writing() if claim is None else claim.writing(store) as transaction:
             current = transaction.get_volume(volume.id)
             check_movable(current)
             is_left_behind = _is_left_behind(transaction, current, request.destination)
@@ -108,9 +107,7 @@ def accept(
             take_volume(transaction, current, migration)
             recorded = transaction.add_migration(migration)
             transaction.append_journal(*acceptance(recorded, current, identity, reserved_bytes=reservation.size_bytes))
-            if owner:
-                return transaction.claim_migration(recorded.id, owner=owner, lease_seconds=lease_seconds)
-            return recorded
+            return recorded if claim is None else claim.take(transaction, recorded.id)
 
     return with_room(store, backends, request.destination, volume.size_bytes, record)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from volmig import errors
 from volmig.manager.backends import Backends
 from volmig.migration.move import KEPT
+from volmig.migration.ownership import Claim
 from volmig.migration.request import acceptance, identify, place_of, take_volume
 from volmig.migration.steps.places import kept_storage
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, RequestContext, RetiredObject, Volume
@@ -32,15 +33,13 @@ def accept_rollback(
     backends: Backends,
     request: RollbackRequest,
     context: RequestContext,
-    *,
-    owner: str = "",
-    lease_seconds: float = 0.0,
+    claim: Claim | None = None,
 ) -> Migration:
     """Check a request, take the volume's lock and record the migration that goes back.
 
     No room is reserved: the old storage takes it already.
 
-    :param owner: worker that will run it at once; when empty, it waits in ``queued`` without an owner.
+    :param claim: of the worker that will run it at once; without, it waits in ``queued`` without an owner.
     :raises volmig.errors.RollbackImpossible: when there is nothing to go back to, or the volume is elsewhere by now.
     :raises volmig.errors.VolmigError: when anything else stands against it. Nothing is changed then.
     """
@@ -67,7 +66,7 @@ def accept_rollback(
         source_retention_seconds=done.source_retention_seconds if request.discard_changes else 0,
         rolls_back=done.id,
     )
-    with store.writing() as transaction:
+    with store.writing() if claim is None else claim.writing(store) as transaction:
         current = transaction.get_volume(volume.id)
         check_movable(current)
         if place_of(current) != place_of(volume):
@@ -101,9 +100,7 @@ def accept_rollback(
                 data={"migration": recorded.id, "discard_changes": request.discard_changes},
             )
         )
-        if owner:
-            return transaction.claim_migration(recorded.id, owner=owner, lease_seconds=lease_seconds)
-        return recorded
+        return recorded if claim is None else claim.take(transaction, recorded.id)
 
 
 def _kept(view: ReadTransaction, done: Migration) -> RetiredObject:

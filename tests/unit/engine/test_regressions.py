@@ -19,9 +19,11 @@ from volmig import errors
 from volmig.manager.backend import Backend
 from volmig.manager.backends import Backends
 from volmig.manager.volumes import VolumeManager, new_volume
+from volmig.migration import ownership
 from volmig.migration.ownership import OwnedMigration
 from volmig.model import Method, Migration, Phase, VolumeStatus
 from volmig.testing.memory_store import MemoryStore
+from volmig.transfer import boottime_seconds
 
 MakeWorld = Callable[..., World]
 
@@ -191,3 +193,23 @@ def test_spurious_warning(make_world: MakeWorld, caplog: pytest.LogCaptureFixtur
         handle.result(60)
     bad = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert not bad, bad[:3]
+
+
+def test_what_a_slow_backend_takes_to_answer_is_not_taken_from_the_lease(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its statistics, asked for before the migration is accepted, once left nothing of the lease that came after."""
+    world = make_world(kind="path")
+    volume = world.create()
+    driver = world.engine._backends.at(DESTINATION).driver
+    passed, statistics = [0.0], driver.get_volume_stats
+
+    def slowly(refresh: bool = False) -> Any:
+        passed[0] = 100_000.0
+        return statistics(refresh)
+
+    monkeypatch.setattr(driver, "get_volume_stats", slowly)
+    monkeypatch.setattr(ownership, "boottime_seconds", lambda: boottime_seconds() + passed[0])
+    world.engine.migrate(volume.id, DESTINATION).result(30)
+    assert passed[0]
+    world.assert_at(volume, DESTINATION, Phase.SUCCESS)

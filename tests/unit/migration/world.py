@@ -12,7 +12,7 @@ from volmig import conf as configuration
 from volmig.drivers.base import VolumeDriver
 from volmig.manager.backends import Backends
 from volmig.manager.volumes import VolumeManager, new_volume
-from volmig.migration.ownership import OwnedMigration
+from volmig.migration.ownership import Claim, OwnedMigration
 from volmig.migration.request import MigrationRequest, accept
 from volmig.migration.runner import MigrationRunner
 from volmig.migration.settings import Settings
@@ -111,9 +111,8 @@ class World:
             engine=self.kind.engine,
             **options,
         )
-        return accept(
-            self.store, self.backends, request, RequestContext(user="someone"), owner=owner, lease_seconds=60.0
-        )
+        claim = Claim(owner=owner, lease_seconds=60.0) if owner else None
+        return accept(self.store, self.backends, request, RequestContext(user="someone"), claim)
 
     def run(
         self,
