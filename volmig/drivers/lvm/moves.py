@@ -11,13 +11,13 @@ does around it, as seen:
   the end of the first one, and succeeds. So its status says little, and the metadata is read after each.
 * **pvmove succeeds although the new disk could not be written to.** It makes its mirror without ``handle_errors``: the
   kernel then logs "Write error during recovery", counts the region as copied, and pvmove gives the volume the new
-  place, where data is missing. Only the mirror's status tells of it, by a letter for each side, and only until the end.
+  place, where data is missing. Not even the mirror's status tells of it.
 * The volume may be open, active or not; it cannot be removed or enlarged meanwhile.
 
 So pvmove is only let begin here, and ended by ``timeout`` while it waits for its first look. The copy is watched in the
-mirror's status; a second pvmove makes it take effect when both sides are without an error, and else it is aborted.
-What happens to a write of the volume's users between that look and the commit, a second or so, cannot be seen; nor what
-LVM's own poller ends after a reboot.
+mirror's status. When it is complete both sides are compared, and a second pvmove makes it take effect if they are the
+same; else it is aborted. What happens to a write of the volume's users between that and the commit, a second or so,
+cannot be seen; nor what LVM's own poller ends after a reboot.
 
 :meth:`PhysicalMove.carry_out` goes on with a move that was interrupted. :meth:`PhysicalMove.settle` takes it back: it
 is asked when a migration is undone, must answer in minutes, and aborting takes a moment while copying may take hours.
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from volmig import errors
+from volmig.drivers.lvm import mirrors
 from volmig.drivers.lvm.commands import CommandFailed, Commands
 from volmig.drivers.lvm.layouts import Layout, MoveUnderWay, read_layout
 from volmig.drivers.lvm.reports import physical_volumes, volume_group
@@ -61,8 +62,6 @@ _TIMED_OUT: Final = 124
 
 _POLLS_ITSELF: Final = ("--config", "global/use_lvmpolld=0")
 """Lets nobody else, such as a daemon, make the move take effect."""
-
-_MIRROR: Final = re.compile(r" mirror (?P<legs>\d+) (?P<rest>.*)")
 
 _JOINED_TIMES: Final = 100
 """How often a pvmove may end well and have moved nothing, since it has waited for another one."""
@@ -99,6 +98,7 @@ class PhysicalMove:
         source_pvs: Sequence[str],
         destination_pvs: Sequence[str],
         at_work: Callable[[str, str], bool] = pvmove_at_work,
+        compare: Callable[[Sequence[mirrors.MirroredPart]], int | None] = mirrors.first_difference,
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,6 +111,7 @@ class PhysicalMove:
         :param source_pvs: device paths of the source pool's physical volumes, as LVM reports them.
         :param destination_pvs: likewise of the destination pool.
         :param at_work: says whether a pvmove of this volume runs.
+        :param compare: says where the sides of a mirror differ.
         """
         self._commands = commands
         self._volume = volume
@@ -121,6 +122,7 @@ class PhysicalMove:
         # What is in both sets is in the right place already, and need not be left.
         self._source_pvs = tuple(pv for pv in source_pvs if pv not in self._destination_pvs)
         self._at_work = at_work
+        self._compare = compare
         self._pause = pause
         self._clock = clock
 
@@ -302,15 +304,31 @@ class PhysicalMove:
                 # It is not active, as after a reboot.
                 self._commands.run("lvchange", "-qq", "--activate", "y", "--poll", "n", f"{self._vg}/{self._lv}")
                 status = self._commands.run("dmsetup", "status", device)
-            is_whole, health = _mirror_status(status)
-            if health.strip("A"):
-                self._abort(move)
-                reason = f"the kernel could not copy from {move.source} to {', '.join(move.targets)} (mirror: {health})"
-                raise CommandFailed(("pvmove", move.source), 0, reason)
-            if is_whole:
+            is_whole, health = mirrors.status(status)
+            if is_whole or health.strip("A"):
+                self._require_same(move, device, health)
                 return True
             self._pause(pause)
             pause = min(2 * pause, _LOOK_SECONDS)
+
+    def _require_same(self, move: MoveUnderWay, device: str, health: str) -> None:
+        """Compare what was copied with where it comes from; take the move back when it is not the same."""
+        try:
+            fault = self._fault(device, health)
+        except CommandFailed:
+            self._abort(move)
+            raise
+        if fault:
+            self._abort(move)
+            way = f"from {move.source} to {', '.join(move.targets)}"
+            raise CommandFailed(("pvmove",), 0, f"the kernel could not copy {way}: {fault}")
+
+    def _fault(self, device: str, health: str) -> str:
+        """Say what is wrong with a copy; empty when nothing is."""
+        if health.strip("A"):
+            return f"the mirror's sides are {health}"
+        different = self._compare(mirrors.parts(self._commands.run("dmsetup", "table", device)))
+        return "" if different is None else f"its sides differ at byte {different}"
 
     def _abort(self, move: MoveUnderWay) -> None:
         """Take a move back. One that has just come to its end stays, which the next look shows."""
@@ -409,16 +427,3 @@ def _is_further(before: Layout, after: Layout, targets: Sequence[str]) -> bool:
         return sum(layout.extents.values()) - layout.on(targets)
 
     return left(after) < left(before)
-
-
-def _mirror_status(text: str) -> tuple[bool, str]:
-    """Return whether all parts of a mirror are copied, and the letters that tell how its sides are: ``A`` is alive."""
-    is_whole, health = True, ""
-    for found in map(_MIRROR.search, text.splitlines()):
-        if found is None:
-            raise CommandFailed(("dmsetup", "status"), 0, f"this is no status of a mirror: {text!r}")
-        words = found["rest"].split()[int(found["legs"]) :]
-        done, _, total = words[0].partition("/")
-        is_whole &= done == total
-        health += words[2]
-    return is_whole, health

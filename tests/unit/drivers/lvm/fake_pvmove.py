@@ -35,6 +35,8 @@ class FakeLvm:
     copied: list[str] = field(default_factory=list)
     """What the mirror's status says at the first looks."""
     health: str = "AA"
+    difference: int | None = None
+    """Where the sides of a mirror differ."""
     calls: list[str] = field(default_factory=list)
     """The calls of pvmove."""
     before_pvmove: list[Callable[[], Completed | None]] = field(default_factory=list)
@@ -52,7 +54,7 @@ class FakeLvm:
         while words[0] == "timeout":
             words = words[3:]
         if words[0] == "dmsetup":
-            return self._status(words[2])
+            return self._mirror(words[1], words[2])
         if words[0] == "lvchange":
             self.is_active = True
             return done()
@@ -110,10 +112,12 @@ class FakeLvm:
         self.finish(move)
         return done()
 
-    def _status(self, device: str) -> Completed:
+    def _mirror(self, verb: str, device: str) -> Completed:
         number = int(device.removeprefix("v-pvmove"))
         if number >= len(self.moves) or not self.is_active:
             return failed(f"Device {device} not found")
+        if verb == "table":
+            return done("0 98304 mirror core 1 4096 2 254:2 0 254:3 0\n")
         part = self.copied.pop(0) if self.copied else "24/24"
         return done(f"0 98304 mirror 2 254:2 254:3 {part} 1 {self.health} 1 core\n")
 

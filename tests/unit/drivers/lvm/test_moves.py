@@ -43,6 +43,7 @@ def move(lvm: FakeLvm, *, at_work: Iterator[bool] | None = None, lv: str = "lv")
         source_pvs=FAST,
         destination_pvs=SLOW,
         at_work=lambda *_: next(working),
+        compare=lambda _: lvm.difference,
         pause=lambda _: None,
         clock=lambda: next(ticks),
     )
@@ -186,10 +187,14 @@ def test_a_failure_brings_back_what_has_left() -> None:
     assert move(lvm).settle() is False
 
 
-def test_a_disk_that_cannot_be_written_to_does_not_get_the_volume() -> None:
+@pytest.mark.parametrize(
+    ("signs", "told"),
+    [({"health": "AS"}, "the mirror's sides are AS"), ({"difference": 4096}, "its sides differ at byte 4096")],
+)
+def test_a_disk_that_cannot_be_written_to_does_not_get_the_volume(signs: dict[str, Any], told: str) -> None:
     """pvmove would say that all went well: the kernel counts what it could not copy as copied."""
-    lvm = storage({"/dev/f1": 6}, health="AS")
-    with pytest.raises(errors.TransferFailed, match="mirror: AS"):
+    lvm = storage({"/dev/f1": 6}, **signs)
+    with pytest.raises(errors.TransferFailed, match=told):
         move(lvm).carry_out()
     assert at(lvm) == {"/dev/f1": 6}
     assert not lvm.moves
