@@ -27,7 +27,7 @@ _FILE_SECONDS = 2400.0
 _MACHINES = 2
 """How many at once: emulation keeps a processor busy for each."""
 
-_LONGEST = ("matrix", "lvm_killsweep", "lvm_conformance", "lvm_moves", "lvm_faults", "export_iscsi")
+_LONGEST = ("lvm_killsweep", "matrix", "lvm_conformance", "lvm_faults", "lvm_moves", "export_iscsi", "loopback")
 """Files that take minutes, longest first: begun last, one of them would be waited for alone."""
 
 

@@ -1,4 +1,8 @@
-"""What all tests need that run in the virtual machine: to be in it."""
+"""What all tests need that run in the virtual machine: to be in it, and to be asked for when they take long.
+
+Everything is emulated there. What is marked ``long`` runs only with ``--long``, and so do the tests of a conformance
+suite that its class does not name in ``EVERY_TIME``. pytest's closing line tells how many were left out: deselected.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ _HERE = Path(__file__).parent
 _CONTROL = Path("/dev/mapper/control")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse to run these tests where they cannot work: a skip would look like a pass."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes long; refuse to run these tests where they cannot work: a skip would look like a pass."""
     if any(_HERE in item.path.parents for item in items):
         reason = _why_not_here()
         if reason:
@@ -20,6 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 f"The tests in tests/vm need root and a device mapper, and here {reason}. "
                 "Run them in the virtual machine: tox -e functional-vm -- tests/vm/FILE"
             )
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def _why_not_here() -> str:
@@ -30,3 +38,11 @@ def _why_not_here() -> str:
     except OSError as error:
         return f"{_CONTROL} cannot be opened ({error.strerror})"
     return ""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what a conformance suite need not run every time."""
+    every_time = getattr(getattr(item, "cls", None), "EVERY_TIME", None)
+    if every_time is not None and getattr(item, "originalname", item.name) not in every_time:
+        item.add_marker("long")

@@ -65,7 +65,7 @@ class LvmBench(Bench):
                 "DEFAULT": {"enabled_backends": used, "host": "here", "state_path": str(directory / "state")},
                 **{name: {"volume_driver": "lvm", **backends[name]} for name in used},
                 # Longer than a run takes here: a heartbeat would come in one run, and not in the next.
-                "migration": {"lease_seconds": 3600.0, "heartbeat_seconds": 900.0, "cleanup_delay_seconds": 0.01},
+                "migration": {"lease_seconds": 3600.0, "heartbeat_seconds": 60.0, "cleanup_delay_seconds": 0.01},
             },
         )
 

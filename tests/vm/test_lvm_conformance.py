@@ -1,4 +1,8 @@
-"""The driver contract on real logical volumes: thin, thick, and thick with pools by tags of physical volumes."""
+"""The driver contract on real logical volumes: thin, thick, and thick with pools by tags of physical volumes.
+
+Each test takes some seconds under emulation. The suite runs whole on a fake LVM among the unit tests; here each kind
+has every time those tests that show what is its own, and ``--long`` runs all for each.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,26 @@ def presented(group: Group, make_lv: Callable[[str, int, str], list[str]], **opt
 
 
 class TestThin(DriverConformance):
+    EVERY_TIME = frozenset(
+        {
+            "test_stats_count_a_volume",
+            "test_create_repeated_leaves_data_alone",
+            "test_create_over_an_object_of_another_size_is_refused",
+            "test_data_comes_back",
+            "test_new_volume_reads_as_zeroes_if_claimed",
+            "test_holes_take_no_room_if_claimed",
+            "test_extend_keeps_data_and_adds_zeroes_if_claimed",
+            "test_late_delete_object_leaves_the_successor_alone",
+            "test_rename_gives_the_original_id_if_claimed",
+            "test_rename_leaves_a_taken_name_alone",
+            "test_managed_object_keeps_its_data_if_claimed",
+            "test_snapshots_come_and_go_if_claimed",
+            "test_too_large_a_volume_leaves_nothing_behind",
+            "test_one_volume_is_made_once_by_many",
+            "test_storage_that_is_there_is_set_up_without_change",
+        }
+    )
+
     @pytest.fixture
     def backend(self, group: Group) -> Backend:
         def make_lv(pool: str, size: int, vg: str) -> list[str]:
@@ -42,6 +66,19 @@ class TestThin(DriverConformance):
 
 
 class TestThick(DriverConformance):
+    EVERY_TIME = frozenset(
+        {
+            "test_size_is_exact",
+            "test_stats_count_a_volume",
+            "test_extend_keeps_data_and_adds_zeroes_if_claimed",
+            "test_late_delete_object_leaves_the_successor_alone",
+            "test_rename_repeated_gives_the_same_answer",
+            "test_managed_object_is_deleted_as_a_volume_if_claimed",
+            "test_snapshots_come_and_go_if_claimed",
+            "test_too_large_a_volume_leaves_nothing_behind",
+        }
+    )
+
     @pytest.fixture
     def backend(self, group: Group) -> Backend:
         def make_lv(pool: str, size: int, vg: str) -> list[str]:
@@ -51,6 +88,20 @@ class TestThick(DriverConformance):
 
 
 class TestThickByTags(DriverConformance):
+    EVERY_TIME = frozenset(
+        {
+            "test_a_volume_is_in_its_own_pool_only",
+            "test_stats_count_a_volume",
+            "test_native_migration_keeps_the_data_if_claimed",
+            "test_native_migration_by_a_restarted_driver_repeats_too",
+            "test_native_migration_never_replaces_another_object",
+            "test_volume_in_use_moves_if_claimed",
+            "test_recovery_finds_a_volume_that_did_not_move",
+            "test_recovery_finds_a_volume_that_moved",
+            "test_list_follows_a_native_migration",
+        }
+    )
+
     @pytest.fixture
     def backend(self, group: Group) -> Backend:
         def make_lv(pool: str, size: int, vg: str) -> list[str]:

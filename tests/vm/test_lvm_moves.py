@@ -190,8 +190,13 @@ def programs(group: Group, lv: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("percent", "also"),
-    [(None, ""), (0.0, ""), (20.0, "pvmove"), (40.0, "reboot"), (60.0, "end")],
-    ids=["begun", "worker", "worker-and-pvmove", "reboot", "copied"],
+    [
+        pytest.param(None, "", marks=pytest.mark.long, id="begun"),
+        pytest.param(0.0, "", id="worker"),
+        pytest.param(20.0, "pvmove", marks=pytest.mark.long, id="worker-and-pvmove"),
+        pytest.param(40.0, "reboot", id="reboot"),
+        pytest.param(60.0, "end", marks=pytest.mark.long, id="copied"),
+    ],
 )
 def test_a_killed_move_is_settled(group: Group, lv: str, percent: float | None, also: str) -> None:
     """Killed when its program has only begun, in the middle with its program or without, and when all is copied.
@@ -282,7 +287,7 @@ def test_a_disk_that_cannot_be_written_to_does_not_get_the_volume(group: Group, 
         run("vgextend", "-q", group.name, device)
         try:
             disk.fail_writes_at((8 * MIB, disk.size_bytes))
-            with pytest.raises(errors.TransferFailed, match="could not copy"):
+            with pytest.raises(errors.TransferFailed, match="its sides differ"):
                 move(group, lv, device).carry_out()
             assert places(group, lv) == tuple(group.devices[:1])
             assert digest(group, lv) == before

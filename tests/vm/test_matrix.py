@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from volmig.model import Method, Volume
 
@@ -146,15 +147,27 @@ def tell(request: pytest.FixtureRequest, moves: Sequence[Move]) -> None:
         (Path(folder) / "matrix.txt").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("forced", [False, True], ids=["free", "forced"])
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("content", CONTENTS)
+EVERY_TIME = {("dense", "chunked", False), ("sparse", "chunked", True), ("garbage", "chunked", True)} | {
+    (content, "dd", forced) for content, forced in (("dense", True), ("sparse", False), ("garbage", False))
+}
+"""What runs without ``--long``: each direction, content and engine, with a host copy asked for or not in turn."""
+
+
+def cells() -> Iterator[ParameterSet]:
+    """Yield every circuit."""
+    for content, engine, forced in itertools.product(CONTENTS, ENGINES, (False, True)):
+        marks = () if (content, engine, forced) in EVERY_TIME else (pytest.mark.long,)
+        name = f"{content}-{engine}-{'forced' if forced else 'free'}"
+        yield pytest.param(content, engine, forced, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(("content", "engine", "forced"), cells())
 def test_each_direction(yard: Yard, content: str, engine: str, forced: bool) -> None:
     kinds = ["unzeroed" if kind == "thin" and content == "garbage" else kind for kind in DIRECTIONS]
     circuit(yard, kinds, content, engine, forced=forced)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["chunked", pytest.param("dd", marks=pytest.mark.long)])
 def test_from_group_to_group(yard: Yard, engine: str) -> None:
     circuit(yard, GROUPS, "sparse", engine, forced=engine == "dd")
 
