@@ -161,7 +161,7 @@ def cells() -> Iterator[ParameterSet]:
         yield pytest.param(content, engine, forced, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("content", "engine", "forced"), cells())
+@pytest.mark.parametrize(("content", "engine", "forced"), list(cells()))
 def test_each_direction(yard: Yard, content: str, engine: str, forced: bool) -> None:
     kinds = ["unzeroed" if kind == "thin" and content == "garbage" else kind for kind in DIRECTIONS]
     circuit(yard, kinds, content, engine, forced=forced)

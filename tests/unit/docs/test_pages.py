@@ -60,8 +60,8 @@ def test_options_in_the_text_are_of_some_command():
     parsers = [commands._parser(name, cls) for name, cls in commands.commands().items()]
     parsers += [VolmigApp().parser, vm_parser()]
     taken = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    # Of other programs that the pages name: qemu-nbd.
-    taken |= {"--cache"}
+    # Of other programs that the pages name: qemu-nbd, and pytest with volmig's tests.
+    taken |= {"--cache", "--long"}
     for name, text in _TEXTS.items():
         assert set(re.findall(r"``(--[a-z-]+)", text)) <= taken | {"--help"}, name
 
