@@ -15,8 +15,11 @@ from volmig.drivers.targets.secrets import load_key, secret_of
 from .exports import CONTENT, SLOWLY, CommandLines, here, iscsid, make_exporter, node_records, targets, wait, yard
 from .support import MIB, loop_device, run
 
-MODULE_TIMEOUT = pytest.mark.timeout(900)
-pytestmark = [MODULE_TIMEOUT]
+pytestmark = [
+    pytest.mark.timeout(900),
+    # os-brick brings eventlet along, which warns at each fork.
+    pytest.mark.filterwarnings("ignore:Using fork:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,11 @@ from volmig.connectors.nvmeof import NvmeofConnector
 from .exports import CONTENT, SLOWLY, here, make_exporter, targets, wait, yard
 from .support import MIB, loop_device, run
 
-pytestmark = [pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.timeout(900),
+    # os-brick brings eventlet along, which warns at each fork.
+    pytest.mark.filterwarnings("ignore:Using fork:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

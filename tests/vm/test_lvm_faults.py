@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,7 +53,8 @@ class Yard:
         return "files", f"thick#{self.group}", "thin#pool"
 
     def move(self, volume: Volume, place: str, **options: object) -> MigrationHandle:
-        return self.bench.engine.migrate(volume.id, f"here@{place}", **options)  # type: ignore[arg-type]
+        address = place if "#" in place else f"{place}#{place}"
+        return self.bench.engine.migrate(volume.id, f"here@{address}", **options)  # type: ignore[arg-type]
 
     def assert_stayed(self, volume: Volume, place: str, content: Content = CONTENT) -> None:
         """Check that the volume is where it was, whole, and its object the only one anywhere."""
@@ -322,11 +324,19 @@ def test_the_lock_of_a_volume_group_is_held(yard: Yard) -> None:
     """Another program changes the group for long: the migration waits for it, and makes no half of anything."""
     files, thick, _ = yard.places()
     volume = yard.bench.volume(files, CONTENT)
+    seen: list[Path] = []
+
+    def let_go() -> None:
+        seen.extend(Path("/dev", yard.group).glob("volume-*"))
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
     with Path(f"/run/lock/lvm/V_{yard.group}").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        handle = yard.move(volume, thick)
-        time.sleep(4)
-        assert not handle.status().phase.is_final, handle.status().error_message
-        assert not list(Path("/dev", yard.group).glob("volume-*"))
-    handle.result(120)
+        began = time.monotonic()
+        timer = threading.Timer(4.0, let_go)
+        timer.start()
+        yard.move(volume, thick).result(120)
+        timer.join()
+    assert time.monotonic() - began >= 4.0
+    assert not seen
     yard.assert_moved(volume, thick)

@@ -136,6 +136,9 @@ class ConnectorProperties(TypedDict, total=False):
     """Its NVMe qualified name; absent where it has none."""
     multipath: bool
     """The host can use several paths to a volume."""
+    only_look: bool
+    """The host only wants to know whether the volume is there as recorded: nothing need be made reachable for it, and
+    nothing that others use may be taken back when it ends this connection."""
 
 
 class MigrationHost(TypedDict):

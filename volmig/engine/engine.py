@@ -299,10 +299,9 @@ class Engine:
         found = self.show_volume(volume)
         backend = self._backends.of(found)
         if backend.can(Capability.LOCAL_PATH):
-            info = backend.initialize_connection(found)
+            info = backend.look_at(found)
             if info["driver_volume_type"] == "local":
                 return str(info["data"]["device_path"])
-            backend.terminate_connection(found)
         raise errors.UnsupportedOperation(backend=backend.name, operation="a path to its volumes")
 
     # --- migrations ---------------------------------------------------------------------------

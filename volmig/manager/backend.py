@@ -69,10 +69,9 @@ class Backend:
         """Name of the host that drives it."""
         return self.driver.host
 
-    @property
-    def _connector(self) -> ConnectorProperties:
-        """How the driver is told of this host, when it is to open a volume."""
-        return cast(ConnectorProperties, host_properties(self.driver.host))
+    def _connector(self, *, only_look: bool) -> ConnectorProperties:
+        """Return how the driver is told of this host, when it is to open a volume or to look at it."""
+        return cast(ConnectorProperties, host_properties(self.driver.host) | {"only_look": only_look})
 
     @property
     def timeout_seconds(self) -> float:
@@ -296,13 +295,18 @@ class Backend:
         :raises volmig.errors.OperatorError: when it is not there, or has another size.
         """
         if self.can(Capability.LOCAL_PATH):
-            self.initialize_connection(volume)
-            self.terminate_connection(volume)
+            self.look_at(volume)
         elif self.can(Capability.FILE_MODE):
             self.open_volume(volume, "rb").close()
         elif not self.volume_exists(volume):
             location = f"{volume.backend_name} in {volume.host}"
             raise errors.VolumeObjectMissing(volume=volume.id, location=location)
+
+    def look_at(self, volume: Volume) -> ConnectionInfo:
+        """Return how the driver would reach a volume, which it compares with its record, without connecting to it."""
+        info = self.initialize_connection(volume, only_look=True)
+        self.terminate_connection(volume, only_look=True)
+        return info
 
     def stored_size(self, volume: Volume) -> int:
         """Return the size in bytes that the object of *volume* has in its pool; it is not below the volume's."""
@@ -351,25 +355,27 @@ class Backend:
 
     # --- reaching a volume --------------------------------------------------------------------
 
-    def initialize_connection(self, volume: Volume) -> ConnectionInfo:
+    def initialize_connection(self, volume: Volume, *, only_look: bool = False) -> ConnectionInfo:
         """Make the volume reachable. A connection that comes too late is ended, unless somebody else has it by then."""
         method = "initialize_connection"
+        connector = self._connector(only_look=only_look)
 
         def undo() -> None:
-            self._repeat("terminate_connection", lambda: self.driver.terminate_connection(volume, self._connector))
+            self._repeat("terminate_connection", lambda: self.driver.terminate_connection(volume, connector))
 
         connection = Connection(host=volume.host, name=volume.provider_id or volume.backend_id)
         with self._claims.making(connection, wait_seconds=self.call_seconds(method)) as claim:
             info = self._ask(
                 method,
-                lambda: self.driver.initialize_connection(volume, self._connector),
+                lambda: self.driver.initialize_connection(volume, connector),
                 when_late=lambda _: self._claims.take_back(claim, undo),
             )
             return self._answers.connection(method, info)
 
-    def terminate_connection(self, volume: Volume) -> None:
+    def terminate_connection(self, volume: Volume, *, only_look: bool = False) -> None:
         method = "terminate_connection"
-        answer = self._ask(method, lambda: self.driver.terminate_connection(volume, self._connector))
+        connector = self._connector(only_look=only_look)
+        answer = self._ask(method, lambda: self.driver.terminate_connection(volume, connector))
         self._answers.nothing(method, answer)
 
     def open_volume(self, volume: Volume, mode: str) -> BinaryIO:

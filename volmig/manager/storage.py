@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from volmig import errors
 from volmig.manager.backend import Backend
@@ -51,7 +52,7 @@ def _require_no_migrations(store: Store, backend: Backend) -> None:
     """Refuse while a migration is under way that the storage would vanish from; one that is paused can wait."""
     with store.reading() as view:
         unfinished = [phase for phase in Phase if not phase.is_final and phase is not Phase.PAUSED]
-        found = _migrations(view, backend, unfinished)
+        found = _migrations(view, _holder(view, backend), unfinished)
     if found:
         raise errors.BackendInUse(
             backend=backend.name,
@@ -62,10 +63,11 @@ def _require_no_migrations(store: Store, backend: Backend) -> None:
 
 def _require_no_records(store: Store, backend: Backend) -> None:
     with store.reading() as view:
-        volumes = [volume.id for volume in view.list_volumes(VolumeQuery(host=_address(backend)))]
-        retired = [each.migration_id for each in view.list_retired() if _is_in(each.host, backend)]
-        migrations = _migrations(view, backend, [phase for phase in Phase if not phase.is_final])
-        reservations = [each.id for each in view.list_reservations() if _is_in(each.host, backend)]
+        is_in = _holder(view, backend)
+        volumes = [volume.id for volume in view.list_volumes(VolumeQuery()) if is_in(volume.host)]
+        retired = [each.migration_id for each in view.list_retired() if is_in(each.host)]
+        migrations = _migrations(view, is_in, [phase for phase in Phase if not phase.is_final])
+        reservations = [each.id for each in view.list_reservations() if is_in(each.host)]
     for what, found, hint in (
         (
             "volumes",
@@ -89,18 +91,27 @@ def _require_no_records(store: Store, backend: Backend) -> None:
             )
 
 
-def _migrations(view: ReadTransaction, backend: Backend, phases: Sequence[Phase]) -> list[str]:
+def _migrations(view: ReadTransaction, is_in: Callable[[str], bool], phases: Sequence[Phase]) -> list[str]:
     found = view.list_migrations(MigrationQuery(phases=phases))
-    return [each.id for each in found if _is_in(each.source, backend) or _is_in(each.destination, backend)]
+    return [each.id for each in found if is_in(each.source) or is_in(each.destination)]
 
 
-def _address(backend: Backend) -> str:
-    return f"{backend.host}@{backend.name}"
+def _holder(view: ReadTransaction, backend: Backend) -> Callable[[str], bool]:
+    """Return what says whether a pool lies in the storage of a backend: its own pools do, and those of other backends
+    that are on record with the same storage, such as thin and thick volumes of one volume group.
+    """
+    own = f"{backend.host}@{backend.name}"
+    identity = view.get_storage_identity(own)
 
+    @functools.cache
+    def has_same_storage(address: str) -> bool:
+        return address == own or (identity is not None and view.get_storage_identity(address) == identity)
 
-def _is_in(pool: str, backend: Backend) -> bool:
-    address = PoolAddress.parse(pool)
-    return (address.host, address.backend) == (backend.host, backend.name)
+    def is_in(pool: str) -> bool:
+        address = PoolAddress.parse(pool)
+        return has_same_storage(f"{address.host}@{address.backend}")
+
+    return is_in
 
 
 def _some(ids: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from volmig import plugins
+from volmig import errors, plugins
 from volmig.connectors import Connector
 from volmig.drivers.base import Capability
 from volmig.manager.backend import Backend
@@ -42,14 +42,26 @@ def connect(move: Move) -> None:
 
 
 def disconnect(move: Move) -> None:
-    """Let go of both volumes. Succeeds when they are not open, also after the process that opened them has died."""
+    """Let go of both volumes. Succeeds when they are not open, also after the process that opened them has died.
+
+    What cannot be let go of does not keep the rest.
+
+    :raises volmig.errors.VolmigError: the first reason why something could not be; it is repeated with the step.
+    """
     move.ends.source = move.ends.destination = None
     while move.ends.releases:
         move.ends.releases.pop()()
-    release_connections(move)
+    failed = _release(move)
     for backend, volume in ((move.source, move.source_volume), (move.destination, move.copy_volume)):
-        if not _by_handle(move, backend):
+        # A session whose target is gone hangs.
+        if _by_handle(move, backend) or volume.backend_id in failed:
+            continue
+        try:
             backend.terminate_connection(volume)
+        except errors.VolmigError as error:
+            failed[volume.backend_id] = error
+    if failed:
+        raise next(iter(failed.values()))
 
 
 def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
@@ -72,11 +84,27 @@ def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
 
 
 def release_connections(move: Move) -> None:
-    """Take back what this process or an earlier one has connected on this host, going by the journal alone."""
+    """Take back what this process or an earlier one has connected on this host, going by the journal alone.
+
+    :raises volmig.errors.VolmigError: the first reason why something could not be; the rest was taken back.
+    """
+    failed = _release(move)
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def _release(move: Move) -> dict[str, errors.VolmigError]:
+    """Take back all connections; return what failed, by the id of the volume's object."""
+    failed: dict[str, errors.VolmigError] = {}
     for facts in open_connections(move.entries(), host=move.backends.host):
         LOG.debug("migration %s: letting go of %s", move.migration.id, facts["volume"])
-        _connector(str(facts["type"])).disconnect(facts["release"])
-        move.note(EntryKind.NOTE, RELEASED, {"connection": facts["id"]})
+        try:
+            _connector(str(facts["type"])).disconnect(facts["release"])
+        except errors.VolmigError as error:
+            failed[facts["volume"]] = error
+        else:
+            move.note(EntryKind.NOTE, RELEASED, {"connection": facts["id"]})
+    return failed
 
 
 def open_connections(entries: Iterable[JournalEntry], *, host: str) -> list[Mapping[str, Any]]:

@@ -53,6 +53,8 @@ class Connecting:
             self.exporter.remove(volume.backend_id)
 
     def _by_export(self, connector: ConnectorProperties) -> bool:
+        if connector.get("only_look"):
+            return False
         if connector.get("host", self.host) != self.host:
             return True
         return self.always_export and self.exporter is not None
