@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -151,3 +152,21 @@ def test_other_drivers_refuse_it(world: World, delete_data: bool) -> None:
         setup_storage(backend)
     with pytest.raises(errors.UnsupportedOperation, match="taking its storage down"):
         teardown_storage(world.store, backend, delete_data=delete_data)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_volumes_of_another_backend_on_the_same_storage_are_not_deleted(
+    world: World, storage: Storage, same: bool
+) -> None:
+    """Such as thick and thin volumes of one volume group: what is deleted is the group, with all of them."""
+    volume = replace(world.record(), host="here@other#pool")
+    with world.store.writing() as transaction:
+        transaction.add_volume(volume)
+        transaction.set_storage_identity("here@one", "the group")
+        transaction.set_storage_identity("here@other", "the group" if same else "another")
+    if not same:
+        storage.take_down(delete_data=True)
+        return
+    with pytest.raises(errors.BackendInUse, match=volume.id):
+        storage.take_down(delete_data=True)
+    assert "delete" not in storage.calls
