@@ -1,4 +1,4 @@
-"""Migrations that are killed at every point, and recovered; see volmig.testing.killsweep."""
+"""Migrations that are killed everywhere, and recovered; see volmig.testing.killsweep."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ SCENARIOS_AT = "volmig.testing.killsweep.cases:SCENARIOS"
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 LEAST_POINTS = 10
+MOST_POINTS = 48
+"""How many points of each scenario, chosen by chance and others each time; with ``--long`` it is all of them."""
 AGAIN = 0.25
 """Part of the points after which the recovery is killed as well; with ``--long`` it is killed at each of its own."""
 
@@ -46,7 +48,7 @@ def is_copy(entry: JournalEntry) -> bool:
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("scenario", load_scenarios(SCENARIOS_AT).values(), ids=lambda scenario: scenario.name)
 def test_killed_everywhere(scenario: Scenario, sweep: Callable[..., Report]) -> None:
-    report = sweep(scenario, again=AGAIN)
+    report = sweep(scenario, most=MOST_POINTS, again=AGAIN)
     assert report.points >= LEAST_POINTS, "the scenario passes too few points to have shown anything"
     assert report.again > 0
     # An instant may come after the end, and a way through a race be another one; a point is there again.

@@ -12,6 +12,7 @@ from volmig.drivers.base import ConnectionInfo, ConnectorProperties
 from volmig.drivers.lvm.commands import CommandFailed
 from volmig.drivers.lvm.devices import NotThatVolume, size_of
 from volmig.drivers.lvm.group import Group
+from volmig.drivers.lvm.reports import LogicalVolume
 
 if TYPE_CHECKING:
     from volmig.drivers.targets.base import Exporter
@@ -72,7 +73,24 @@ class Connecting:
         except CommandFailed as exc:
             raise group.failed("initialize_connection", exc) from exc
         except NotThatVolume as exc:
+            if is_still_there(group, lv):
+                raise without_device(group, lv, exc) from exc
             raise errors.VolumeObjectMissing(volume=volume.id, location=path) from exc
         if size != lv.size_bytes:
             raise errors.VolumeSizeMismatch(volume=volume.id, recorded=volume.size_bytes, actual=size, location=path)
         return path
+
+
+def is_still_there(group: Group, lv: LogicalVolume) -> bool:
+    """Look again whether LVM has a volume, by its name and UUID."""
+    now = group.view(lv.name).get(lv.name)
+    return now is not None and now.uuid == lv.uuid
+
+
+def without_device(group: Group, lv: LogicalVolume, exc: NotThatVolume) -> errors.StorageBusy:
+    """Return the error of a volume that LVM has, while its device is not there or its path leads elsewhere."""
+    return errors.StorageBusy(
+        backend=group.backend,
+        reason=f"LVM has the volume {group.vg}/{lv.name}, but its device {group.path(lv.name)} cannot be used: {exc}",
+        hint=f"Try again; if it lasts, look whether udev works, and `vgmknodes {group.vg}` makes the device anew.",
+    )

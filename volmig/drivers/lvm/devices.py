@@ -67,8 +67,12 @@ class Devices:
             os.close(fd)
 
     def node(self, fd: int) -> Path:
-        """Return the kernel's own node of an open device, which means the same device as long as it is open."""
-        return self.dev / self._sysfs(fd).resolve().name
+        """Return a path by which another program opens the device that is held open here, and never another one.
+
+        It is gone when this process has closed the device or has died. A kernel's name such as ``/dev/dm-3`` is not:
+        a program that outlives this process would find under it the volume that was given the number since.
+        """
+        return Path(f"/proc/{os.getpid()}/fd/{fd}")
 
     def _uuid(self, fd: int) -> str:
         try:

@@ -3,16 +3,22 @@
 What lies beyond the new size in the last extent is zeroed after the extension. Until that is done a tag of LVM's tells
 so: it is set only on a volume that has its old size, and taken away when the zeroes are written. So a repeated call
 does what is left to do, and one that comes late, when others have written to the volume, does nothing.
+
+A call that was given up may have left its tag, and may still come back to it. So no call succeeds before it has taken
+away all such tags, in turn with those that write zeroes. They are taken away only from a volume that has its new size:
+when this call fails instead, one that is still to enlarge the volume has to find its tag.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from volmig import errors
 from volmig.drivers.lvm import devices, names
 from volmig.drivers.lvm.commands import CommandFailed
+from volmig.drivers.lvm.connecting import is_still_there, without_device
 from volmig.drivers.lvm.devices import NotThatVolume
 from volmig.drivers.lvm.group import Group, View, is_for_room
 from volmig.drivers.lvm.making import pool_full, promised
@@ -20,6 +26,8 @@ from volmig.drivers.lvm.reports import LogicalVolume
 
 if TYPE_CHECKING:
     from volmig.model import Volume
+
+LOG = logging.getLogger(__name__)
 
 _TAG: Final = "volmig-tail-"
 
@@ -35,6 +43,7 @@ class Extending:
 
         :raises volmig.errors.SizeTooSmall: when it is larger.
         :raises volmig.errors.PoolFull: when there is no room.
+        :raises volmig.errors.StorageBusy: when there is something to zero and its device is not there.
         """
         view, lv = self.group.found(volume, pool)
         stored = self.group.stored(new_size_bytes, view.group.extent_bytes)
@@ -43,8 +52,8 @@ class Extending:
         if lv.size_bytes < stored:
             self.group.require_size(volume, lv, view.group)
             lv = self._enlarge(volume, pool, lv, new_size_bytes, stored)
-        if _tag(new_size_bytes) in lv.tags:
-            self._zero_tail(lv, view, new_size_bytes, stored)
+        if _tails(lv):
+            self._settle_tail(volume, lv, view, new_size_bytes, stored)
 
     def _enlarge(self, volume: Volume, pool: str, lv: LogicalVolume, new_size_bytes: int, stored: int) -> LogicalVolume:
         if self.group.settings.is_thin:
@@ -59,6 +68,7 @@ class Extending:
             if now is None:
                 raise errors.VolumeObjectMissing(volume=volume.id, location=path) from exc
             if now.size_bytes != stored:
+                self._take_back(now, lv, new_size_bytes)
                 if is_for_room(exc):
                     raise pool_full(self.group, f"volume {volume.id}", pool, stored - lv.size_bytes) from exc
                 if lv.has_snapshots:
@@ -69,6 +79,15 @@ class Extending:
             raise errors.VolumeObjectMissing(volume=volume.id, location=path)
         return now
 
+    def _take_back(self, now: LogicalVolume, lv: LogicalVolume, new_size_bytes: int) -> None:
+        """Take this call's tag away from a volume that it has not enlarged."""
+        if _tag(new_size_bytes) not in now.tags:
+            return
+        try:
+            self._run("lvchange", "--deltag", _tag(new_size_bytes), "-S", _is_still(lv), self.group.vg)
+        except CommandFailed as exc:  # the next extension takes it away
+            LOG.warning("%s keeps a tag of an extension that failed: %s", self.group.path(lv.name), exc)
+
     def _require_promise(self, volume: Volume, pool: str, more_bytes: int) -> None:
         view = self.group.view()
         found = view.get(pool)
@@ -77,18 +96,23 @@ class Extending:
         if promised(view, pool) + more_bytes > int(found.size_bytes * self.group.settings.ratio):
             raise pool_full(self.group, f"volume {volume.id}", pool, more_bytes)
 
-    def _zero_tail(self, lv: LogicalVolume, view: View, new_size_bytes: int, stored: int) -> None:
-        self.group.activate(lv)
+    def _settle_tail(self, volume: Volume, lv: LogicalVolume, view: View, new_size_bytes: int, stored: int) -> None:
+        """Zero the tail unless that is done, and take away the tags of all extensions up to this one."""
         path = self.group.path(lv.name)
         try:
+            self.group.activate(lv)
             with self.group.devices.opened(path, vg_uuid=view.group.uuid, lv_uuid=lv.uuid) as fd, devices.locked(fd):
                 now = self._again(lv)
-                if now is None or now.size_bytes != stored or _tag(new_size_bytes) not in now.tags:
-                    return  # somebody else has done it while this call waited
-                devices.zero(fd, new_size_bytes, stored)
-                self._run("lvchange", "--deltag", _tag(new_size_bytes), f"{self.group.vg}/{lv.name}")
+                if now is None or now.size_bytes != stored:
+                    return  # somebody else has removed it, or enlarged it further, while this call waited
+                if _tag(new_size_bytes) in now.tags:
+                    devices.zero(fd, new_size_bytes, stored)
+                for tag in _tails(now):
+                    self._run("lvchange", "--deltag", tag, f"{self.group.vg}/{lv.name}")
         except NotThatVolume as exc:
-            raise errors.VolumeObjectMissing(volume=lv.name, location=path) from exc
+            if is_still_there(self.group, lv):
+                raise without_device(self.group, lv, exc) from exc
+            raise errors.VolumeObjectMissing(volume=volume.id, location=path) from exc
         except CommandFailed as exc:
             raise self.group.failed("extend_volume", exc) from exc
 
@@ -102,6 +126,11 @@ class Extending:
 
 def _tag(new_size_bytes: int) -> str:
     return f"{_TAG}{new_size_bytes}"
+
+
+def _tails(lv: LogicalVolume) -> list[str]:
+    """Return the tags of extensions whose tail may not be zeroed yet."""
+    return [tag for tag in lv.tags if tag.startswith(_TAG)]
 
 
 def _is_still(lv: LogicalVolume) -> str:

@@ -228,8 +228,8 @@ class Group:
 
 
 def is_for_room(exc: CommandFailed) -> bool:
-    """Say whether LVM failed since there is no room."""
-    return bool(_NO_ROOM.search(exc.stderr))
+    """Say whether LVM failed since there is no room; its warnings tell of room too, but of no failure."""
+    return bool(_NO_ROOM.search(exc.reason))
 
 
 def is_in_use(exc: CommandFailed) -> bool:

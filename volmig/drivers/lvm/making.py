@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from volmig import errors
 from volmig.drivers.lvm import devices, names
 from volmig.drivers.lvm.commands import CommandFailed
+from volmig.drivers.lvm.connecting import is_still_there, without_device
 from volmig.drivers.lvm.devices import NotThatVolume
 from volmig.drivers.lvm.group import Group, View, is_for_room, is_in_use
 from volmig.drivers.lvm.reports import LogicalVolume, LvKind
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 5
 FULL_PERCENT: Final = 98.0
 """From where on a thin pool's metadata has no room for another volume that is written to."""
+_OUT_OF_SPACE: Final = "D"
+"""LVM's letter for the health of a thin pool that has no room for data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +56,7 @@ class Making:
             except CommandFailed as exc:
                 # Made, renamed or cleared away by somebody else meanwhile, if it is nothing worse: the next look tells.
                 if is_for_room(exc):
-                    raise self._full(volume, pool, view) from exc
+                    raise pool_full(self.group, f"volume {volume.id}", pool, volume.size_bytes) from exc
                 failure = exc
         if failure is None:
             raise errors.StorageBusy(backend=self.group.backend, reason=f"others make and remove {making} all the time")
@@ -92,16 +95,7 @@ class Making:
         """Refuse what a thin pool has no room for; return whether the storage makes zeroes of new volumes."""
         if not self.group.settings.is_thin:
             return False
-        found = view.get(pool)
-        if found is None or found.kind is not LvKind.THIN_POOL:
-            raise self.group.down(f"there is no thin pool {self.group.vg}/{pool}")
-        if found.health:
-            raise self.group.down(f"the thin pool {self.group.vg}/{pool} is not well: lvs shows {found.attr!r}")
-        if found.metadata_percent >= FULL_PERCENT or found.data_percent >= 100:
-            raise self._full(volume, pool, view)
-        if promised(view, pool) + stored > int(found.size_bytes * self.group.settings.ratio):
-            raise self._full(volume, pool, view)
-        return found.zeroes
+        return require_thin_room(self.group, view, f"volume {volume.id}", pool, stored).zeroes
 
     def _create(self, name: str, stored: int, pool: str) -> None:
         vg = self.group.vg
@@ -130,7 +124,9 @@ class Making:
                     return False
                 devices.zero(fd, volume.size_bytes, stored)
                 group.commands.run("lvrename", "-q", "-y", group.vg, half.name, name)
-        except NotThatVolume:
+        except NotThatVolume as exc:
+            if is_still_there(group, half):
+                raise without_device(group, half, exc) from exc
             return False
         return True
 
@@ -163,8 +159,34 @@ class Making:
                     if not is_in_use(exc):  # else somebody has begun to work on it
                         raise self.group.failed("do_setup", exc) from exc
 
-    def _full(self, volume: Volume, pool: str, view: View) -> errors.PoolFull:
-        return pool_full(self.group, f"volume {volume.id}", pool, volume.size_bytes)
+
+def is_full(pool: LogicalVolume) -> bool:
+    """Say whether a thin pool has no room for another volume that is written to, whatever it has promised."""
+    return pool.metadata_percent >= FULL_PERCENT or pool.data_percent >= 100 or pool.health == _OUT_OF_SPACE
+
+
+def is_damaged(pool: LogicalVolume) -> bool:
+    """Say whether a thin pool has worse than no room for data."""
+    return pool.health not in {"", _OUT_OF_SPACE}
+
+
+def require_thin_room(group: Group, view: View, what: str, pool: str, stored: int) -> LogicalVolume:
+    """Return a thin pool that so many more bytes can be promised of; *view* is of the whole group.
+
+    :raises volmig.errors.PoolFull: when its data or metadata is full, or it would promise more than it may.
+    :raises volmig.errors.BackendDown: when it is not there, or damaged.
+    """
+    found = view.get(pool)
+    if found is None or found.kind is not LvKind.THIN_POOL:
+        raise group.down(f"there is no thin pool {group.vg}/{pool}")
+    # First, since what is full shows as damage too.
+    if is_full(found):
+        raise pool_full(group, what, pool, stored)
+    if is_damaged(found):
+        raise group.down(f"the thin pool {group.vg}/{pool} is not well: lvs shows {found.attr!r}")
+    if promised(view, pool) + stored > int(found.size_bytes * group.settings.ratio):
+        raise pool_full(group, what, pool, stored)
+    return found
 
 
 def promised(view: View, pool: str) -> int:
@@ -187,6 +209,6 @@ def room(group: Group, pool: str) -> int:
         )
     view = group.view()
     found = view.get(pool)
-    if found is None or found.metadata_percent >= FULL_PERCENT or found.data_percent >= 100:
+    if found is None or is_full(found):
         return 0
     return max(int(found.size_bytes * group.settings.ratio) - promised(view, pool), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -9,13 +10,18 @@ from typing import Final
 
 from volmig import errors
 from volmig.drivers.base import PoolStats
+from volmig.drivers.lvm import names
 from volmig.drivers.lvm.commands import PROGRAM_PATH, CommandFailed, missing_program
 from volmig.drivers.lvm.group import Group, View
-from volmig.drivers.lvm.making import FULL_PERCENT, promised
+from volmig.drivers.lvm.making import is_damaged, is_full, promised
 from volmig.drivers.lvm.reports import LogicalVolume, LvKind, PhysicalVolume, VolumeGroup
+
+LOG = logging.getLogger(__name__)
 
 _SPARE_SHARE: Final = 20
 """One part in so many of what is free is left for a thin pool's metadata, and for its repair."""
+_NEW: Final = "volmig-new-"
+"""What a thin pool's name begins with until it is whole: a lvcreate that dies leaves a plain volume of the name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +56,11 @@ class Pools:
         if found is None or found.kind is not LvKind.THIN_POOL:
             return self._empty(pool)
         used = int(found.size_bytes * min(found.data_percent, 100.0) / 100)
-        is_full = found.metadata_percent >= FULL_PERCENT
         return PoolStats(
             total_capacity_bytes=found.size_bytes,
-            free_capacity_bytes=0 if is_full else found.size_bytes - used,
+            free_capacity_bytes=0 if is_full(found) else found.size_bytes - used,
             provisioned_capacity_bytes=promised(view, pool),
-            read_only=bool(found.health),
+            read_only=is_damaged(found),
         ) | self._fixed(pool, self.location(view.group, pool))
 
     def _thick(self, view: View, devices: list[PhysicalVolume], pool: str) -> PoolStats:
@@ -97,6 +102,7 @@ class Pools:
         if self.group.settings.is_thin:
             for pool in self.group.settings.pools:
                 self._require_thin(view, pool)
+            self._warn_of_old_data(view)
         elif self.group.settings.tagged:
             self._require_tags(self.group.physical_volumes())
 
@@ -124,7 +130,23 @@ class Pools:
                 f"--size SIZE --name {pool} {vg}`, or name another one in lvm_thin_pools.",
             )
         if found.kind is not LvKind.THIN_POOL:
-            raise self.setup_failed(f"{vg}/{pool} is not a thin pool ({', '.join(found.layout) or found.attr})")
+            raise self.setup_failed(
+                f"{vg}/{pool} is not a thin pool ({', '.join(found.layout) or found.attr})",
+                hint=f"If it is only what a `lvcreate` that was cut short has left of the pool, and nothing needs it, "
+                f"`lvremove {vg}/{pool}` removes it, and `volmig backend setup {self.group.backend}` makes the pool.",
+            )
+
+    def _warn_of_old_data(self, view: View) -> None:
+        """Say which pools cannot keep what volume_clear promises."""
+        pools = (view.get(pool) for pool in self.group.settings.pools)
+        showing = [f"{self.group.vg}/{pool.name}" for pool in pools if pool is not None and not pool.zeroes]
+        if showing and self.group.settings.clear != "none":
+            LOG.warning(
+                "backend %s: new volumes can show data of deleted ones, since these thin pools do not zero what they "
+                "hand out: %s; `lvchange --zero y POOL` has them do so",
+                self.group.backend,
+                ", ".join(showing),
+            )
 
     def _require_tags(self, devices: list[PhysicalVolume]) -> None:
         pools = self.group.settings.pools
@@ -155,6 +177,8 @@ class Pools:
         """Make the thin pools that are missing. :raises volmig.errors.PoolFull: when there is no room for them."""
         if not self.group.settings.is_thin:
             return
+        for pool in self.group.settings.pools:
+            self._take_up_left(pool)
         view = self.group.view()
         missing = [pool for pool in self.group.settings.pools if view.get(pool) is None]
         for number, pool in enumerate(missing):
@@ -173,16 +197,50 @@ class Pools:
         )
         if size <= 0 or size > group.free_bytes:
             raise full
+        new = self._new_name(pool)
         try:
             self.group.commands.run(
                 *("lvcreate", "-q", "-y", "--type", "thin-pool", "--zero", "y", "--size", f"{size}b"),
-                *("--name", pool, group.name),
+                *("--name", new, group.name),
             )
+            self.group.commands.run("lvrename", "-q", "-y", group.name, new, pool)
         except CommandFailed as exc:
-            present = self._present(pool)
-            if present is not None and present.kind is LvKind.THIN_POOL:  # somebody else has made it
-                return
+            self._accept_made(pool, exc)
+
+    def _accept_made(self, pool: str, exc: CommandFailed) -> None:
+        """Succeed when somebody else has made a thin pool meanwhile."""
+        present = self._present(pool)
+        if present is None or present.kind is not LvKind.THIN_POOL:
             raise self.setup_failed(f"the thin pool {pool} cannot be made: {exc.reason}") from exc
+
+    def _new_name(self, pool: str) -> str:
+        try:
+            return names.lv_name(f"{_NEW}{pool}")
+        except errors.UnsafePath as exc:
+            raise self.setup_failed(f"the name {pool} is too long to make a thin pool of it") from exc
+
+    def _take_up_left(self, pool: str) -> None:
+        """Go on with what a call that was killed has left of a thin pool: finish a whole one, else remove it."""
+        if self._present(pool) is not None:
+            return
+        new = self._new_name(pool)
+        view = self.group.view()
+        left = view.get(new)
+        if left is None:
+            return
+        is_left = left.kind in {LvKind.THICK, LvKind.THIN_POOL} and not left.has_snapshots
+        if not is_left or left.is_open or any(lv.pool == new for lv in view.volumes):
+            raise self.setup_failed(
+                f"{self.group.vg}/{new}, which a thin pool has while it is made, is in use",
+                hint=f"Look at it: `lvs -a {self.group.vg}`; rename it when something needs it, else remove it.",
+            )
+        try:
+            if left.kind is LvKind.THIN_POOL:
+                self.group.commands.run("lvrename", "-q", "-y", self.group.vg, new, pool)
+            else:
+                self.group.remove(left)
+        except CommandFailed as exc:
+            self._accept_made(pool, exc)
 
     def _present(self, pool: str) -> LogicalVolume | None:
         return self.group.view(pool).get(pool)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from volmig import errors
 from volmig.drivers.lvm import devices, names
 from volmig.drivers.lvm.commands import CommandFailed
+from volmig.drivers.lvm.connecting import is_still_there, without_device
 from volmig.drivers.lvm.devices import NotThatVolume
 from volmig.drivers.lvm.group import Group, is_in_use
 from volmig.drivers.lvm.making import Making
@@ -27,6 +28,8 @@ _TIMES: Final = 6
 _PAUSE_SECONDS: Final = 0.5
 _STEP_BYTES: Final = 256 * 1024**2
 """How much is cleared by one program, so that a process that ends does not leave one at work for long."""
+_GRAIN_BYTES: Final = 1024**2
+"""What is cleared is a multiple of it: blkdiscard(8) takes whole sectors only, whose size is the device's."""
 _NOT_OFFERED: Final = re.compile(r"not supported", re.IGNORECASE)
 
 
@@ -41,6 +44,7 @@ class Removal:
 
         :raises volmig.errors.VolumeInUse: when its device is open, and stays so for some seconds.
         :raises volmig.errors.VolumeHasSnapshots: when it has snapshots.
+        :raises volmig.errors.StorageBusy: when it is to be cleared and its device is not there.
         """
         name = names.object_name(volume)
         making = names.making_name(volume.backend_id)
@@ -54,8 +58,10 @@ class Removal:
         self._require_closed(volume, lv)
         if lv.kind is LvKind.THICK and self.group.settings.clear != "none":
             try:
-                self._clear(lv, view.group.uuid)
-            except NotThatVolume:
+                self.clear(lv, view.group.uuid)
+            except NotThatVolume as exc:
+                if is_still_there(self.group, lv):
+                    raise without_device(self.group, lv, exc) from exc
                 return  # somebody else has removed it
             except CommandFailed as exc:
                 if is_in_use(exc):
@@ -105,13 +111,18 @@ class Removal:
 
     # --- clearing -----------------------------------------------------------------------------
 
-    def _clear(self, lv: LogicalVolume, vg_uuid: str) -> None:
+    def clear(self, lv: LogicalVolume, vg_uuid: str) -> None:
+        """Overwrite or discard what a thick volume holds, as the options say.
+
+        :raises NotThatVolume: when it is not there, or its device is not.
+        """
         settings = self.group.settings
-        end = min(settings.clear_size_bytes or lv.size_bytes, lv.size_bytes)
+        wanted = settings.clear_size_bytes or lv.size_bytes
+        end = min(-(-wanted // _GRAIN_BYTES) * _GRAIN_BYTES, lv.size_bytes)
         self.group.activate(lv)
         found = self.group.devices
         path = self.group.path(lv.name)
-        # Held open, so that the kernel's name of the device cannot come to mean another volume meanwhile.
+        # What clears is given the device that is held open here, not a name that can come to mean another volume.
         with found.opened(path, vg_uuid=vg_uuid, lv_uuid=lv.uuid, flags=os.O_RDONLY) as fd:
             node = found.node(fd)
             zeroing = settings.clear == "zero"

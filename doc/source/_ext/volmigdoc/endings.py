@@ -36,7 +36,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "unsafe-path": "Somebody put a link, or something else than a file, in a volume's place. Put the file back there.",
     "disk-full": "Free space in the destination, or choose another pool, and repeat the migration.",
     "pool-full": "Free space in the pool, enlarge it, or choose another one, and repeat the migration.",
-    "object-name-taken": "Look at what has the name. When nothing needs it, rename or remove it, and repeat the migration.",
+    "object-name-taken": "Look at what has the name. When nothing needs it, rename or remove it, and repeat.",
     "destination-too-small": "Free space in the pool, wait for other migrations, or choose another pool.",
     "destination-read-only": "Make the pool writable, or choose another.",
     "destination-too-short": "The driver made too small an object: see its log, and report it to its authors.",

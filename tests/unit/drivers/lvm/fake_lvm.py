@@ -47,6 +47,9 @@ class Lv:
     zeroes: bool = True
     metadata_percent: float = 1.0
     data_percent: float | None = None
+    health: str = "-"
+    cow_extents: int = 0
+    """What a thick snapshot takes for itself."""
 
 
 class Died(BaseException):
@@ -178,8 +181,8 @@ class FakeLvm:
         return {
             "lv_name": lv.name,
             "lv_uuid": lv.uuid,
-            "lv_size": lv.size,
-            "lv_attr": f"{first}wi-{'a' if lv.active else '-'}{'o' if self._is_open(lv) else '-'}-{zero}--",
+            "lv_size": self._extents(lv) * self.extent if lv.cow_extents else lv.size,
+            "lv_attr": f"{first}wi-{'a' if lv.active else '-'}{'o' if self._is_open(lv) else '-'}-{zero}{lv.health}-",
             "lv_layout": {"pool": "thin,pool", "thin": "thin,sparse", "thinsnap": "thin,sparse"}.get(lv.kind, "linear"),
             "lv_role": "private" if lv.kind == "pool" else role,
             "pool_lv": lv.pool,
@@ -228,8 +231,24 @@ class FakeLvm:
         if origin.kind == "thin":
             self.add(name, origin.size, kind="thinsnap", pool=origin.pool, origin=origin.name)
         else:
-            pv = self._allocate(origin.size // self.extent + 1, line.rest[1:])
-            self.add(name, origin.size, kind="cow", origin=origin.name, pv=pv)
+            chunks = -(-origin.size // 4096)
+            most = -(-(chunks + chunks // 256 + 2) * 4096 // self.extent)
+            number, _, share = line.options["--extents"].partition("%")
+            if share:  # which LVM takes as the most: it makes do with what is free
+                extents = min(most, origin.size // self.extent * int(number) // 100, self._most_free(line.rest[1:]))
+            else:
+                extents = min(most, int(number))
+            pv = self._allocate(extents, line.rest[1:])
+            self.add(name, origin.size, kind="cow", origin=origin.name, pv=pv, cow_extents=extents)
+
+    def _lvconvert(self, line: _Line) -> None:
+        lv = self._lv(line.rest[0])
+        if "--splitsnapshot" not in line.flags or lv.kind != "cow":
+            raise Failed(f"Command not permitted on LV {self.vg}/{lv.name}.")
+        if self._is_open(lv):
+            raise Failed(f"Logical volume {self.vg}/{lv.name} in use.")
+        lv.kind, lv.origin, lv.size, lv.cow_extents = "thick", "", self._extents(lv) * self.extent, 0
+        self.path(lv.name).write_bytes(GARBAGE * lv.size)  # the origin's old blocks
 
     def _lvremove(self, line: _Line) -> None:
         self._require(line.rest[-1])
@@ -245,7 +264,7 @@ class FakeLvm:
 
     def _forget(self, lv: Lv) -> None:
         del self.lvs[lv.name]
-        self.path(lv.name).unlink()
+        self.path(lv.name).unlink(missing_ok=lv.kind == "pool")
 
     def _lvrename(self, line: _Line) -> None:
         vg, old, new = line.rest
@@ -253,11 +272,14 @@ class FakeLvm:
         if new in self.lvs:
             raise Failed(f'Logical Volume "{new}" already exists in volume group "{vg}"')
         lv = self._lv(f"{vg}/{old}")
-        self.path(old).rename(self.path(new))
+        if lv.kind != "pool":
+            self.path(old).rename(self.path(new))
         del self.lvs[old]
         for other in self.lvs.values():
             if other.origin == old:
                 other.origin = new
+            if other.pool == old:
+                other.pool = new
         lv.name = new
         self.lvs[new] = lv
 
@@ -325,8 +347,13 @@ class FakeLvm:
         raise Failed(f"Insufficient free space: {extents} extents needed, but only 0 available")
 
     def _free(self, pv: Pv) -> int:
-        used = sum(lv.size // self.extent for lv in self.lvs.values() if lv.pv == pv.name)
-        return pv.extents - used
+        return pv.extents - sum(self._extents(lv) for lv in self.lvs.values() if lv.pv == pv.name)
+
+    def _most_free(self, wanted: Sequence[str]) -> int:
+        return max(self._free(pv) for pv in self.pvs if not wanted or {f"@{tag}" for tag in pv.tags} & {*wanted})
+
+    def _extents(self, lv: Lv) -> int:
+        return lv.cow_extents or lv.size // self.extent
 
     def _bytes(self, text: str) -> int:
         size = int(text.removesuffix("b"))
@@ -347,10 +374,6 @@ class FakeDevices(Devices):
         lvm: FakeLvm = object.__getattribute__(self, "_lvm")
         return f"LVM-{lvm.uuid}{self._lv(fd).uuid}".replace("-", "")
 
-    def node(self, fd: int) -> Path:
-        lvm: FakeLvm = object.__getattribute__(self, "_lvm")
-        return lvm.path(self._lv(fd).name)
-
     def _lv(self, fd: int) -> Lv:
         lvm: FakeLvm = object.__getattribute__(self, "_lvm")
         for lv in list(lvm.lvs.values()):
@@ -366,6 +389,7 @@ _VALUED = frozenset(
         *(
             "--config",
             "--extents",
+            "--chunksize",
             "--addtag",
             "--deltag",
             "--offset",
