@@ -148,16 +148,12 @@ class Group:
             hint=f"`lvs -o +devices {self.vg}/{lv.name}` shows where it lies; `pvmove` brings it together.",
         )
 
-    @staticmethod
-    def _tags(devices: Sequence[PhysicalVolume]) -> dict[str, tuple[str, ...]]:
-        return {pv.name: pv.tags for pv in devices}
-
     def pools_of(self, lv: LogicalVolume, devices: Sequence[PhysicalVolume]) -> set[str]:
         """Return the pools that a thick volume has extents in; the empty name stands for what is in no pool.
 
         What is being moved is where it comes from until the move has taken effect.
         """
-        tags = self._tags(devices)
+        tags = {pv.name: pv.tags for pv in devices}
         touched: set[str] = set()
         for device in self._places(lv):
             touched |= set(tags.get(device, ())) & set(self.settings.pools) or {""}

@@ -114,13 +114,7 @@ class LoopDevices:
 
         :raises volmig.errors.BackendInUse: when somebody keeps one open.
         """
-        self._detach(FileKey.of(status))
-
-    def detach_device(self, device: LoopDevice) -> None:
-        """Detach those that are bound to the file of *device*, also if it has no name any more; as :meth:`detach`."""
-        self._detach(device.key)
-
-    def _detach(self, key: FileKey) -> None:
+        key = FileKey.of(status)
         end = time.monotonic() + self._patience_seconds
         while found := [device for device in self.all() if device.key == key]:
             for device in found:
