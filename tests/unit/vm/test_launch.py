@@ -24,10 +24,17 @@ def test_emulation_is_asked_for_and_never_kvm_by_chance():
     assert made[made.index("-accel") + 1].startswith("tcg")
 
 
+def test_programs_are_loaded_where_they_were_translated():
+    made = _made()
+    assert made[made.index("norandmaps") - 1] == "-a"
+
+
 def test_kvm_when_asked_for():
     made = _made(accelerator="kvm")
     assert "--disable-kvm" not in made
-    assert made[made.index("-accel") + 1] == "kvm"
+    # virtme-run asks for it by "-machine accel=", beside which QEMU refuses "-accel".
+    assert "-accel" not in made
+    assert made[made.index("-cpu") + 1] == "host"
 
 
 def test_size_is_passed_on():
