@@ -7,11 +7,14 @@ both ways end at the same schema. alembic is loaded for an upgrade only, since t
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.schema import ExecutableDDLElement
 
 from volmig import errors
 from volmig.store import schema, statements
@@ -96,15 +99,40 @@ def _alone(database: Database) -> Iterator[sa.Connection]:
 
 
 def _create(connection: sa.Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        for command in _sqlite_commands():
+            connection.exec_driver_sql(command)
+    else:
+        _create_tables(connection)
+    connection.execute(sa.insert(schema.revision), {"version_num": schema.HEAD})
+
+
+def _create_tables(connection: sa.Connection | MockConnection) -> None:
     # As alembic itself makes it.
-    sa.Table(
+    revision = sa.Table(
         schema.revision.name,
         sa.MetaData(),
         sa.Column("version_num", sa.String(32), nullable=False),
         sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
-    ).create(connection)
+    )
+    revision.metadata.create_all(connection, checkfirst=False)
     schema.metadata.create_all(connection, checkfirst=False)
-    connection.execute(sa.insert(schema.revision), {"version_num": schema.HEAD})
+
+
+@functools.cache
+def _sqlite_commands() -> tuple[str, ...]:
+    """Return what makes the tables in SQLite, which takes longer to put into words than to run.
+
+    It is kept for processes that make many databases, as tests do.
+    """
+    commands: list[str] = []
+
+    def note(element: ExecutableDDLElement, *_: object, **__: object) -> None:
+        commands.append(str(element.compile(dialect=recorder.dialect)))
+
+    recorder = sa.create_mock_engine("sqlite://", note)
+    _create_tables(recorder)
+    return tuple(commands)
 
 
 def _run_scripts(connection: sa.Connection) -> None:
