@@ -148,6 +148,18 @@ def _check_signature(plugin: Plugin[Any], method: str, contract: Any) -> None:
     found = getattr(plugin.cls, method)
     if not callable(found):
         raise plugin.invalid(f"{method} is not a method")
+    # Other callables may change, and need not be hashable.
+    compare = _difference if inspect.isfunction(found) else _difference.__wrapped__
+    if difference := compare(contract, found):
+        raise plugin.invalid(f"{method} {difference}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _difference(contract: Any, found: Any) -> str:
+    """Return how a method cannot be called as the contract's; empty when it can.
+
+    A process that opens the same backends many times need not compare the same functions each time.
+    """
     asked = inspect.signature(contract)
     offered = inspect.signature(found)
     wanted = list(asked.parameters)
@@ -161,8 +173,7 @@ def _check_signature(plugin: Plugin[Any], method: str, contract: Any) -> None:
         offered.bind(*itself, **{name: name for name in wanted if name not in itself})
     except TypeError:
         fits = False
-    if not fits:
-        raise plugin.invalid(f"{method} takes {offered}, and the contract says ({', '.join(wanted)})")
+    return "" if fits else f"takes {offered}, and the contract says ({', '.join(wanted)})"
 
 
 def _positions(signature: inspect.Signature) -> list[str]:

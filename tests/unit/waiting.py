@@ -15,11 +15,13 @@ SOON = 10.0
 
 
 def until(condition: Callable[[], object], seconds: float = LONG) -> None:
-    """Wait until something is so."""
+    """Wait until something is so; look often at first, and then more seldom, since a look can be work."""
     deadline = time.monotonic() + seconds
+    pause = 0.005
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.015)
 
 
 def let_go(driver: FakeDriver, has_ended: Callable[[], object]) -> None:
