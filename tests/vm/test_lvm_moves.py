@@ -9,7 +9,8 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,16 @@ import pytest
 
 from tests.unit.waiting import until
 from volmig import errors
-from volmig.drivers.lvm.commands import Commands
+from volmig.drivers.base import MigrationHost
+from volmig.drivers.lvm import LvmDriver
+from volmig.drivers.lvm.commands import Commands, Completed, run_process
 from volmig.drivers.lvm.layouts import read_layout
-from volmig.drivers.lvm.moves import PhysicalMove, pvmove_at_work
-from volmig.model import Volume, VolumeStatus
+from volmig.drivers.lvm.moves import PhysicalMove
+from volmig.drivers.lvm.pvmove import pvmove_at_work
+from volmig.model import RequestContext, Volume, VolumeStatus
 
 from .devices import faulty
-from .support import MIB, Group, logical_volumes, run, volume_group
+from .support import MIB, Group, driver_options, logical_volumes, run, volume_group
 
 LV_BYTES = 16 * MIB
 BLOCK_BYTES = 64 * 1024
@@ -230,6 +234,68 @@ def test_a_killed_move_is_settled(group: Group, lv: str, percent: float | None, 
     if not has_arrived:
         move(group, lv).carry_out()
     assert places(group, lv) == tuple(group.devices[1:])
+    assert digest(group, lv) == before
+
+
+def driver(group: Group, dies_at: str = "") -> LvmDriver:
+    """Return a driver with a pool on each disk; its process dies before it runs the program *dies_at*."""
+
+    def run_or_die(command: Sequence[str], stdin: bytes | None) -> Completed:
+        if command[0] == dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_process(command, stdin)
+
+    made = LvmDriver(
+        host="here", backend="lvm", options=driver_options(group, lvm_pv_tags=["fast", "slow"]), run=run_or_die
+    )
+    made.do_setup(RequestContext())
+    return made
+
+
+def destination(by: LvmDriver, pool: str) -> MigrationHost:
+    stats = by.get_volume_stats()
+    found = next(each for each in stats["pools"] if each["pool_name"] == pool)
+    return {"host": f"here@lvm#{pool}", "capabilities": {**stats, **found}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("dies_at", ["", "lvcreate", "blkdiscard"])
+def test_what_a_volume_leaves_shows_nothing_of_it(group: Group, lv: str, dies_at: str) -> None:
+    """Also when the worker is killed between the move's commit and the clearing, or before what is made for it is
+    cleared; and what is written to the volume from then on is there.
+    """
+    volume = Volume(
+        id=str(uuid.uuid4()),
+        name=lv,
+        size_bytes=LV_BYTES,
+        host="here@lvm#fast",
+        status=VolumeStatus.AVAILABLE,
+        provider_id=lv,
+    )
+    ready = driver(group)
+    host = destination(ready, "slow")
+    before = digest(group, lv)
+    if dies_at:
+        by = driver(group, dies_at)
+        worker = in_another_process(lambda: by.migrate_volume(RequestContext(), volume, host) and None)
+        os.waitpid(worker.pid, 0)
+        assert "volmig-leaves-" in run("lvs", "--noheadings", "-o", "lv_tags", f"{group.name}/{lv}")
+        assert ("clearing-" in "".join(logical_volumes(group))) == (dies_at == "blkdiscard")
+        with open_directly(group.device(lv)) as fd, mmap.mmap(-1, BLOCK_BYTES) as block:
+            block[:] = b"w" * BLOCK_BYTES
+            os.pwritev(fd, [block], 0)
+        before = digest(group, lv)
+        ready = driver(group)
+        assert ready.recover_migration(RequestContext(), volume, host)[0]
+    else:
+        assert ready.migrate_volume(RequestContext(), volume, host)[0]
+    assert places(group, lv) == tuple(group.devices[1:])
+    assert logical_volumes(group) == [lv]
+    assert not run("lvs", "--noheadings", "-o", "lv_tags", f"{group.name}/{lv}").strip()
+    run("lvcreate", "-q", "-y", "-Wn", "-Zn", "-l", "16", "-n", "newer", group.name, f"{group.devices[0]}:0-15")
+    try:
+        assert not group.device("newer").read_bytes().strip(b"\0"), "it shows what the volume has left"
+    finally:
+        run("lvremove", "-q", "-y", f"{group.name}/newer")
     assert digest(group, lv) == before
 
 

@@ -34,6 +34,7 @@ from volmig.drivers.lvm.pools import Pools
 from volmig.drivers.lvm.removal import Removal
 from volmig.drivers.lvm.reports import LvKind
 from volmig.drivers.lvm.snapshots import Snapshots
+from volmig.drivers.lvm.tidying import Tidying
 from volmig.drivers.targets import exporter
 from volmig.drivers.targets.options import target_options
 from volmig.model import PoolAddress
@@ -152,6 +153,7 @@ class LvmDriver(VolumeDriver):
         if group.settings.is_thin and not self._pools.are_zeroing():
             self.capabilities -= {Capability.ZEROED_ON_CREATE}
         Making(group=group).remove_leftovers()
+        Tidying(group=group).at_setup()
 
     def _take_up(self) -> None:
         """Find the volume group, and remember which one it is."""
@@ -285,10 +287,11 @@ class LvmDriver(VolumeDriver):
             # This driver never moved it there; what remains to be known is that the source is whole.
             self._group.found(volume, pool)
             return False, None
-        move = moving.prepared(volume, names.object_name(volume), pool, place, host)
-        if move is None:
-            raise moving.doubtful(volume, host)
-        return (True, _moved(volume)) if move.settle() else (False, None)
+        name = names.object_name(volume)
+        lv = self._group.view(name).get(name)
+        if lv is None:
+            raise errors.VolumeObjectMissing(volume=volume.id, location=self._group.path(name))
+        return (True, _moved(volume)) if moving.recover(volume, lv, pool, place, host) else (False, None)
 
     def update_migrated_volume(
         self, ctxt: RequestContext, volume: Volume, new_volume: Volume, original_volume_status: str

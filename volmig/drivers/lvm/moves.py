@@ -28,13 +28,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from volmig import errors
 from volmig.drivers.lvm import mirrors
 from volmig.drivers.lvm.commands import CommandFailed, Commands
-from volmig.drivers.lvm.layouts import Layout, MoveUnderWay, read_layout
+from volmig.drivers.lvm.layouts import Extents, Layout, MoveUnderWay, read_layout
+from volmig.drivers.lvm.pvmove import BEGIN_SECONDS, TIMED_OUT, Pvmove, pvmove_at_work
 from volmig.drivers.lvm.reports import physical_volumes, volume_group
 from volmig.model import Volume
 
@@ -47,41 +47,10 @@ _STALLED_SECONDS: Final = 120.0
 _PROCESS_SECONDS: Final = 120.0
 """How long a pvmove that a dead worker has left may take to show what it does."""
 
-_BEGIN_SECONDS: Final = (3, 6, 12, 24, 48, 96)
-"""How long a pvmove gets until it must have begun; each time that it has not, it gets longer."""
-
-_ENDS: Final = ((60, "HUP"), (15, "INT"), (0, "TERM"))
-"""How long after that it is told to end, and by what. A signal is lost, as seen, that comes while LVM is busy with its
-metadata, and ``timeout`` passes each one on only once. LVM ends by any of the three, and only where it may."""
-
-_NEVER: Final = "+1800"
-"""After how many seconds it is to look first how far it is: it has ended by then."""
-
-_TIMED_OUT: Final = 124
-"""Status of ``timeout`` when it has ended its program."""
-
-_POLLS_ITSELF: Final = ("--config", "global/use_lvmpolld=0")
-"""Lets nobody else, such as a daemon, make the move take effect."""
-
 _JOINED_TIMES: Final = 100
 """How often a pvmove may end well and have moved nothing, since it has waited for another one."""
 
 _NO_ROOM: Final = re.compile(r"insufficient (?:free space|suitable)|unable to allocate|not enough", re.IGNORECASE)
-
-
-def pvmove_at_work(vg: str, lv: str, *, processes: Path = Path("/proc")) -> bool:
-    """Say whether a ``pvmove`` of this volume runs on this machine, also one behind ``sudo``."""
-    name = f"{vg}/{lv}".encode()
-    for entry in processes.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended meanwhile, or is somebody else's and hidden
-            continue
-        if name in words and any(word.rpartition(b"/")[2] == b"pvmove" for word in words):
-            return True
-    return False
 
 
 class PhysicalMove:
@@ -97,6 +66,8 @@ class PhysicalMove:
         destination: str,
         source_pvs: Sequence[str],
         destination_pvs: Sequence[str],
+        record: Callable[[Sequence[Extents]], None] = lambda _: None,
+        within: int | None = None,
         at_work: Callable[[str, str], bool] = pvmove_at_work,
         compare: Callable[[Sequence[mirrors.MirroredPart]], int | None] = mirrors.first_difference,
         pause: Callable[[float], None] = time.sleep,
@@ -110,6 +81,8 @@ class PhysicalMove:
         :param destination: the destination pool's address, for errors.
         :param source_pvs: device paths of the source pool's physical volumes, as LVM reports them.
         :param destination_pvs: likewise of the destination pool.
+        :param record: keeps record of extents that are about to become free, with the volume's data in them.
+        :param within: of how many extents from the volume's beginning such a record is kept; None for all.
         :param at_work: says whether a pvmove of this volume runs.
         :param compare: says where the sides of a mirror differ.
         """
@@ -121,6 +94,9 @@ class PhysicalMove:
         self._destination_pvs = tuple(destination_pvs)
         # What is in both sets is in the right place already, and need not be left.
         self._source_pvs = tuple(pv for pv in source_pvs if pv not in self._destination_pvs)
+        self._record = record
+        self._within = within
+        self._program = Pvmove(commands=commands, vg=vg, lv=lv)
         self._at_work = at_work
         self._compare = compare
         self._pause = pause
@@ -152,6 +128,7 @@ class PhysicalMove:
             return
         self._check_storage(layout)
         try:
+            self._record(layout.places(layout.outside(self._destination_pvs), within=self._within))
             self._gather(self._destination_pvs)
         except CommandFailed as failed:
             self._bring_back(failed)
@@ -173,7 +150,7 @@ class PhysicalMove:
             if not layout.outside(self._destination_pvs):
                 return True
             if layout.on(self._destination_pvs):
-                self._gather(self._source_pvs)
+                self._return(layout)
         except CommandFailed as failed:
             raise self._as_error(failed, self._source_pvs) from failed
         return False
@@ -254,38 +231,23 @@ class PhysicalMove:
         try:
             move = self._begin(source, targets)
             if move is not None and self._is_copied(move):
-                self._pvmove(source, targets, interval="1")
+                self._program.finish(source, targets)
         except CommandFailed as failed:
             return failed
         return None
 
     def _begin(self, source: str, targets: Sequence[str]) -> MoveUnderWay | None:
         """Return the move off a physical volume when it is under way; None when another volume's is."""
-        for seconds in (0, *_BEGIN_SECONDS):
+        for seconds in (0, *BEGIN_SECONDS):
             if seconds:
-                try:
-                    self._pvmove(source, targets, interval=_NEVER, seconds=seconds)
-                except CommandFailed as ended:
-                    if ended.status != _TIMED_OUT:
-                        raise
+                self._program.begin(source, targets, seconds)
             layout = self._look()
             for move in layout.moves:
                 if move.source == source:
                     return move if move.is_of(self._lv, targets) else None
             if source not in layout.extents:  # somebody has brought it to its end
                 return None
-        raise CommandFailed(("pvmove", source), _TIMED_OUT, f"it has not begun within {seconds} seconds")
-
-    def _pvmove(self, source: str, targets: Sequence[str], *, interval: str, seconds: int = 0) -> None:
-        """Begin a move, or bring one to its end. It always names the volume: else all of the disk would be moved when
-        there is nothing to be brought to its end any more.
-        """
-        ends = _ENDS if seconds else ()
-        self._commands.run(
-            *(word for later, how in ends for word in ("timeout", f"--signal={how}", str(seconds + later))),
-            *("pvmove", "-qq", "--atomic", "--interval", interval, *_POLLS_ITSELF),
-            *("--name", f"{self._vg}/{self._lv}", source, *targets),
-        )
+        raise CommandFailed(("pvmove", source), TIMED_OUT, f"it has not begun within {seconds} seconds")
 
     def _is_copied(self, move: MoveUnderWay) -> bool:
         """Wait until all is copied and nothing has gone wrong.
@@ -332,8 +294,9 @@ class PhysicalMove:
 
     def _abort(self, move: MoveUnderWay) -> None:
         """Take a move back. One that has just come to its end stays, which the next look shows."""
+        self._record(move.filled)
         try:
-            self._commands.run("pvmove", "--abort", move.source)
+            self._program.abort(move.source)
         except CommandFailed:
             if any(each.name == move.name for each in self._look().moves_of(self._lv)):
                 raise
@@ -364,10 +327,16 @@ class PhysicalMove:
             for move in self._look().moves_of(self._lv):
                 if move.is_of(self._lv, self._destination_pvs):
                     self._abort(move)
-            if self._look().on(self._destination_pvs) and self._source_pvs:
-                self._gather(self._source_pvs)
+            layout = self._look()
+            if layout.on(self._destination_pvs) and self._source_pvs:
+                self._return(layout)
         except (CommandFailed, errors.VolmigError) as error:
             failed.add_note(f"It could not be brought back at once: {error}")
+
+    def _return(self, layout: Layout) -> None:
+        """Bring back what has left."""
+        self._record(layout.places(self._destination_pvs, within=self._within))
+        self._gather(self._source_pvs)
 
     # --- others -------------------------------------------------------------------------------
 

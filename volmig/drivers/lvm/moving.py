@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from volmig import errors
 from volmig.drivers.lvm import names
 from volmig.drivers.lvm.group import Group
+from volmig.drivers.lvm.leaving import Leavings
 from volmig.drivers.lvm.moves import PhysicalMove
 from volmig.drivers.lvm.options import LvmType
 from volmig.drivers.lvm.reports import LogicalVolume
+from volmig.drivers.lvm.tidying import Tidying
 
 if TYPE_CHECKING:
     from volmig.drivers.base import MigrationHost
@@ -56,15 +58,35 @@ class Moving:
         return place if place.pool != source_pool else None
 
     def move(self, volume: Volume, lv: LogicalVolume, source_pool: str, place: Place, host: MigrationHost) -> bool:
-        """Have LVM move a volume; return False when it cannot, and nothing was changed."""
-        move = self.prepared(volume, lv.name, source_pool, place, host)
+        """Have LVM move a volume; return False when it cannot, and nothing was changed.
+
+        What the volume has left is cleared then. Where that fails it is told in the log, and tried again later.
+        """
+        move = self.prepared(volume, lv, source_pool, place, host)
         if move is None or move.obstacle():
             return False
-        move.carry_out()
+        try:
+            move.carry_out()
+        except errors.VolmigError:
+            Tidying(group=self.group).after_move(lv)
+            raise
+        Tidying(group=self.group).after_move(lv)
         return True
 
+    def recover(self, volume: Volume, lv: LogicalVolume, source_pool: str, place: Place, host: MigrationHost) -> bool:
+        """Settle a :meth:`move` that nobody waits for any more; return whether the volume is at the destination.
+
+        :raises volmig.errors.LocationDoubtful: when a pool's physical volumes are not known any more.
+        """
+        move = self.prepared(volume, lv, source_pool, place, host)
+        if move is None:
+            raise self._doubtful(volume, host)
+        has_arrived = move.settle()
+        Tidying(group=self.group).after_recovery(lv)
+        return has_arrived
+
     def prepared(
-        self, volume: Volume, name: str, source_pool: str, place: Place, host: MigrationHost
+        self, volume: Volume, lv: LogicalVolume, source_pool: str, place: Place, host: MigrationHost
     ) -> PhysicalMove | None:
         """Return the move, not begun; None when either pool has no physical volumes of its own."""
         devices = self.group.physical_volumes()
@@ -72,17 +94,20 @@ class Moving:
         destination = [pv.name for pv in devices if place.pool in pv.tags]
         if not source or not destination or set(source) & set(destination):
             return None
+        leavings = Leavings(group=self.group)
         return PhysicalMove(
             self.group.commands,
             volume=volume,
             vg=self.group.vg,
-            lv=names.lv_name(name),
+            lv=names.lv_name(lv.name),
             destination=host["host"],
             source_pvs=source,
             destination_pvs=destination,
+            record=lambda extents: leavings.record(lv, extents),
+            within=leavings.within,
         )
 
-    def doubtful(self, volume: Volume, host: MigrationHost) -> errors.LocationDoubtful:
+    def _doubtful(self, volume: Volume, host: MigrationHost) -> errors.LocationDoubtful:
         """Return the error of a move that cannot be settled, since a pool's physical volumes are not known."""
         return errors.LocationDoubtful(
             volume=volume.id,

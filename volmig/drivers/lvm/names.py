@@ -28,7 +28,8 @@ _UUID: Final = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _VOLUME: Final = re.compile(rf"volume-(?P<id>{_UUID})")
 _MAKING: Final = "making-"
 _SNAPSHOT: Final = "snap-"
-_OWN: Final = re.compile(rf"(?:{_MAKING}|{_SNAPSHOT}){_UUID}")
+_CLEARING: Final = re.compile(r"clearing-[A-Za-z0-9]{32}")
+_OWN: Final = re.compile(rf"(?:{_MAKING}|{_SNAPSHOT}){_UUID}|{_CLEARING.pattern}")
 
 
 def lv_name(name: str) -> str:
@@ -87,6 +88,11 @@ def snapshot_name(snapshot_id: str) -> str:
     return lv_name(f"{_SNAPSHOT}{_checked(snapshot_id)}")
 
 
+def clearing_name(lv_uuid: str) -> str:
+    """Return the name of the volume through which is cleared what the volume of this UUID has left."""
+    return lv_name(f"clearing-{_checked(lv_uuid.replace('-', ''))}")
+
+
 def _checked(identity: str) -> str:
     if not _ID.fullmatch(identity):
         raise errors.UnsafePath(
@@ -105,6 +111,11 @@ def object_name(volume: Volume) -> str:
 def is_making(name: str) -> bool:
     """Say whether *name* is one that a volume has until it is whole."""
     return name.startswith(_MAKING) and bool(_OWN.fullmatch(name))
+
+
+def is_clearing(name: str) -> bool:
+    """Say whether *name* is that of a volume through which something is cleared."""
+    return bool(_CLEARING.fullmatch(name))
 
 
 def is_own_use(name: str) -> bool:

@@ -1,36 +1,27 @@
-"""Removing volumes, and clearing what they held before their room is given to others."""
+"""Removing volumes, when what they held, and what they have left elsewhere, is cleared."""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from volmig import errors
 from volmig.drivers.lvm import devices, names
+from volmig.drivers.lvm.clearing import Clearing
 from volmig.drivers.lvm.commands import CommandFailed
 from volmig.drivers.lvm.connecting import is_still_there, without_device
 from volmig.drivers.lvm.devices import NotThatVolume
 from volmig.drivers.lvm.group import Group, is_in_use
+from volmig.drivers.lvm.leaving import Leavings
 from volmig.drivers.lvm.making import Making
 from volmig.drivers.lvm.reports import LogicalVolume, LvKind
 
 if TYPE_CHECKING:
     from volmig.model import Volume
 
-LOG = logging.getLogger(__name__)
-
 _TIMES: Final = 6
 _PAUSE_SECONDS: Final = 0.5
-_STEP_BYTES: Final = 256 * 1024**2
-"""How much is cleared by one program, so that a process that ends does not leave one at work for long."""
-_GRAIN_BYTES: Final = 1024**2
-"""What is cleared is a multiple of it: blkdiscard(8) takes whole sectors only, whose size is the device's."""
-_NOT_OFFERED: Final = re.compile(r"not supported", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +47,11 @@ class Removal:
             return
         self._require_no_snapshots(volume, lv)
         self._require_closed(volume, lv)
+        if lv.kind is LvKind.THICK:
+            self._clear_left(lv)
         if lv.kind is LvKind.THICK and self.group.settings.clear != "none":
             try:
-                self.clear(lv, view.group.uuid)
+                Clearing(group=self.group).clear(lv, view.group.uuid)
             except NotThatVolume as exc:
                 if is_still_there(self.group, lv):
                     raise without_device(self.group, lv, exc) from exc
@@ -68,6 +61,13 @@ class Removal:
                     raise _in_use(volume) from exc
                 raise self.group.failed("delete_volume", exc) from exc
         self._remove(volume, lv)
+
+    def _clear_left(self, lv: LogicalVolume) -> None:
+        """Clear what moves of the volume have left elsewhere: when it is gone nothing tells of that any more."""
+        try:
+            Leavings(group=self.group).settle(lv)
+        except CommandFailed as exc:
+            raise self.group.failed("delete_volume", exc) from exc
 
     def _require_no_snapshots(self, volume: Volume, lv: LogicalVolume) -> None:
         if lv.has_snapshots:
@@ -107,42 +107,6 @@ class Removal:
             times=_TIMES,
             pause_seconds=_PAUSE_SECONDS,
             pause=self.group.pause,
-        )
-
-    # --- clearing -----------------------------------------------------------------------------
-
-    def clear(self, lv: LogicalVolume, vg_uuid: str) -> None:
-        """Overwrite or discard what a thick volume holds, as the options say.
-
-        :raises NotThatVolume: when it is not there, or its device is not.
-        """
-        settings = self.group.settings
-        wanted = settings.clear_size_bytes or lv.size_bytes
-        end = min(-(-wanted // _GRAIN_BYTES) * _GRAIN_BYTES, lv.size_bytes)
-        self.group.activate(lv)
-        found = self.group.devices
-        path = self.group.path(lv.name)
-        # What clears is given the device that is held open here, not a name that can come to mean another volume.
-        with found.opened(path, vg_uuid=vg_uuid, lv_uuid=lv.uuid, flags=os.O_RDONLY) as fd:
-            node = found.node(fd)
-            zeroing = settings.clear == "zero"
-            for start in range(0, end, _STEP_BYTES):
-                length = min(_STEP_BYTES, end - start)
-                try:
-                    self._blkdiscard(node, start, length, zeroing=zeroing)
-                except CommandFailed as exc:
-                    if zeroing or not _NOT_OFFERED.search(exc.stderr):
-                        raise
-                    LOG.warning("%s cannot discard; it is overwritten with zeroes", path, extra={"lv": lv.name})
-                    zeroing = True
-                    self._blkdiscard(node, start, length, zeroing=True)
-
-    def _blkdiscard(self, node: Path, start: int, length: int, *, zeroing: bool) -> None:
-        ionice = self.group.settings.clear_ionice
-        self.group.commands.run(
-            *(("ionice", *ionice) if ionice else ()),
-            *("blkdiscard", *(("--zeroout",) if zeroing else ())),
-            *("--offset", str(start), "--length", str(length), str(node)),
         )
 
 

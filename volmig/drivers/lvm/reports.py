@@ -18,6 +18,7 @@ _VG_FIELDS: Final = (
     *("vg_exported", "vg_systemid", "vg_permissions"),
 )
 _PV_FIELDS: Final = ("pv_name", "pv_uuid", "pv_size", "pv_free", "pv_tags", "pv_allocatable", "pv_missing", "vg_name")
+_PVSEG_FIELDS: Final = ("pv_uuid", "pv_name", "vg_name", "pvseg_start", "pvseg_size", "lv_name")
 _THICK_LAYOUTS: Final = frozenset({"linear", "striped", "mirror", "raid", "cache", "writecache", "integrity"})
 
 
@@ -210,6 +211,35 @@ def physical_volumes(commands: Commands, vg: str) -> list[PhysicalVolume]:
             tags=_words(row["pv_tags"]),
             is_allocatable=row["pv_allocatable"] in {"allocatable", "1"},
             is_missing=row["pv_missing"] in {"missing", "1"},
+        )
+        for row in rows
+        if row["vg_name"] == vg
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhysicalSegment:
+    """Some extents of a physical volume that are free, or are all one logical volume's."""
+
+    pv_uuid: str
+    pv: str
+    """The physical volume's device."""
+    first: int
+    count: int
+    lv: str
+    """The logical volume, which may be an internal one; empty when they are free."""
+
+
+def physical_segments(commands: Commands, vg: str) -> list[PhysicalSegment]:
+    """Return what every extent of a volume group's physical volumes is used for."""
+    rows = commands.report("pvs", _PVSEG_FIELDS, "--segments", "--foreign", "-S", f'vg_name="{vg}"')
+    return [
+        PhysicalSegment(
+            pv_uuid=row["pv_uuid"],
+            pv=row["pv_name"],
+            first=_number(row["pvseg_start"]),
+            count=_number(row["pvseg_size"]),
+            lv=row["lv_name"].strip("[]"),
         )
         for row in rows
         if row["vg_name"] == vg

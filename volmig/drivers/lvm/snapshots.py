@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from volmig import errors
 from volmig.drivers.lvm import devices, names
+from volmig.drivers.lvm.clearing import Clearing
 from volmig.drivers.lvm.commands import CommandFailed
 from volmig.drivers.lvm.connecting import is_still_there, without_device
 from volmig.drivers.lvm.devices import NotThatVolume
 from volmig.drivers.lvm.group import Group, is_for_room, is_in_use
 from volmig.drivers.lvm.making import pool_full, require_thin_room
-from volmig.drivers.lvm.removal import Removal
 from volmig.drivers.lvm.reports import LogicalVolume, LvKind
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Snapshots:
         if self.group.settings.clear == "none":
             return
         try:
-            Removal(group=self.group).clear(lv, vg_uuid)
+            Clearing(group=self.group).clear(lv, vg_uuid)
         except NotThatVolume as exc:
             if is_still_there(self.group, lv):
                 raise without_device(self.group, lv, exc) from exc

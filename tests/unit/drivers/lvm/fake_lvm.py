@@ -2,14 +2,13 @@
 
 It shows what the driver does with LVM's answers, not what LVM does; `tests/vm` shows that. What is modelled: sizes in
 extents, room by physical volume, thin pools, snapshots that go with their origin, selections, open devices, renaming,
-and old data in what a thick volume is given. A failure or a death can be put before or after any command.
+and what a thick volume is given: the data of whoever had those extents before. A failure or a death can be put before
+or after any command.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.unit.drivers.lvm.fake_lines import Failed, Line, report
 from volmig.drivers.lvm.commands import Completed
 from volmig.drivers.lvm.devices import Devices, NotThatVolume
 
@@ -50,15 +50,16 @@ class Lv:
     health: str = "-"
     cow_extents: int = 0
     """What a thick snapshot takes for itself."""
+    places: list[Place] = field(default_factory=list)
+    """Where it lies."""
+
+
+Place = tuple[str, int, int]
+"""A physical volume, the first of some extents there, and how many they are."""
 
 
 class Died(BaseException):
     """The process was killed at this point."""
-
-
-class Failed(Exception):
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 class FakeLvm:
@@ -70,6 +71,8 @@ class FakeLvm:
         self.extent = extent
         self.pvs = list(pvs) or [Pv(name="/dev/fake0", extents=256)]
         self.lvs: dict[str, Lv] = {}
+        self.left: dict[tuple[str, int], bytes] = {}
+        """What is in extents that were somebody's, by physical volume and number."""
         self.exists = True
         self.exported = False
         self.missing = 0
@@ -94,9 +97,11 @@ class FakeLvm:
         lv = Lv(name=name, size=size, **({"kind": "thick"} | fields))
         if lv.kind in {"thick", "cow"} and not lv.pv:
             lv.pv = self.pvs[0].name
+        if lv.pv and not lv.places:
+            lv.places = self._take(lv.pv, self._extents(lv))
         self.lvs[name] = lv
         if lv.kind != "pool":
-            self.path(name).write_bytes((GARBAGE if lv.kind == "thick" else b"") * size)
+            self.path(name).write_bytes(self._found_in(lv.places) if lv.kind == "thick" else b"")
             os.truncate(self.path(name), size)
         return lv
 
@@ -125,25 +130,27 @@ class FakeLvm:
         method = getattr(self, f"_{words[0].replace('-', '_')}", None)
         if method is None:
             raise FileNotFoundError(words[0])
-        return str(method(_Line(words[1:])) or "")
+        return str(method(Line(words[1:])) or "")
 
     # --- reports ------------------------------------------------------------------------------
 
-    def _lvs(self, line: _Line) -> str:
+    def _lvs(self, line: Line) -> str:
         self._require(line.rest[-1])
         fields = line.options["-o"].split(",")
-        rows = [self._lv_row(lv) | self._vg_row() for lv in self.lvs.values()]
-        return _report("lv", fields, [row for row in rows if line.selects(row)])
+        rows = [self._lv_row(lv) | self._vg_row() | part for lv in self.lvs.values() for part in _parts(lv, fields)]
+        return report("lv", fields, [row for row in rows if line.selects(row)])
 
-    def _vgs(self, line: _Line) -> str:
+    def _vgs(self, line: Line) -> str:
         rows = [self._vg_row()] if self.exists else []
-        return _report("vg", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
+        return report("vg", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
 
-    def _pvs(self, line: _Line) -> str:
+    def _pvs(self, line: Line) -> str:
+        if "--segments" in line.flags:
+            return self._pv_segments(line)
         rows = [
             {
                 "pv_name": pv.name,
-                "pv_uuid": f"uuid-{pv.name}",
+                "pv_uuid": _pv_uuid(pv.name),
                 "pv_size": pv.extents * self.extent,
                 "pv_free": self._free(pv) * self.extent,
                 "pv_tags": ",".join(pv.tags),
@@ -153,9 +160,27 @@ class FakeLvm:
             }
             for pv in self.pvs
         ]
-        return _report("pv", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
+        return report("pv", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
 
-    def _lvm(self, line: _Line) -> str:
+    def _pv_segments(self, line: Line) -> str:
+        rows: list[dict[str, object]] = []
+        for pv in self.pvs:
+            places = [(place, lv.name) for lv in self.lvs.values() for place in lv.places if place[0] == pv.name]
+            places += [(place, "") for place in self._runs(pv.name, self._free_extents(pv))]
+            rows += [
+                {
+                    "pv_name": pv.name,
+                    "pv_uuid": _pv_uuid(pv.name),
+                    "vg_name": self.vg,
+                    "pvseg_start": first,
+                    "pvseg_size": count,
+                    "lv_name": name,
+                }
+                for (_, first, count), name in sorted(places)
+            ]
+        return report("pvseg", line.options["-o"].split(","), [row for row in rows if line.selects(row)])
+
+    def _lvm(self, line: Line) -> str:
         return "  system ID: fakehost\n"
 
     def _vg_row(self) -> dict[str, object]:
@@ -194,7 +219,6 @@ class FakeLvm:
             "metadata_percent": lv.metadata_percent if lv.kind == "pool" else "",
             "devices": f"{lv.pool or lv.pv}(0)",
             "segtype": "linear" if lv.kind == "thick" else lv.kind,
-            "seg_pe_ranges": f"{lv.pv}:0-{lv.size // self.extent - 1}",
             "move_pv": "",
             "lv_parent": "",
             "copy_percent": "",
@@ -210,7 +234,7 @@ class FakeLvm:
 
     # --- changes ------------------------------------------------------------------------------
 
-    def _lvcreate(self, line: _Line) -> None:
+    def _lvcreate(self, line: Line) -> None:
         name = line.options["--name"]
         if name in self.lvs:
             raise Failed(f'Logical Volume "{name}" already exists in volume group "{self.vg}"')
@@ -222,11 +246,27 @@ class FakeLvm:
             size = self._bytes(line.options["--virtualsize"])
             self.add(name, size, kind="thin", pool=line.options["--thinpool"])
             return
+        if "--extents" in line.options:
+            self._make_of(name, int(line.options["--extents"]), line)
+            return
         size = self._bytes(line.options["--size"])
         pv = self._allocate(size // self.extent, line.rest[1:])
         self.add(name, size, kind="pool" if line.options.get("--type") == "thin-pool" else "thick", pv=pv)
 
-    def _make_snapshot(self, name: str, line: _Line) -> None:
+    def _make_of(self, name: str, extents: int, line: Line) -> None:
+        """Make a volume of some of the extents that the command names."""
+        places: list[Place] = []
+        for word in line.rest[1:]:
+            device, _, numbers = word.rpartition(":")
+            first, last = map(int, numbers.split("-"))
+            pv = next(pv for pv in self.pvs if pv.name == device and pv.allocatable)
+            places += self._runs(device, [n for n in self._free_extents(pv) if first <= n <= last])
+        if sum(count for _, _, count in places) < extents:
+            raise Failed(f"Insufficient free space: {extents} extents needed, but only some available")
+        size = extents * self.extent
+        self.add(name, size, kind="thick", pv=places[0][0], places=places, tags=line.all("--addtag"))
+
+    def _make_snapshot(self, name: str, line: Line) -> None:
         origin = self._lv(line.rest[0])
         if origin.kind == "thin":
             self.add(name, origin.size, kind="thinsnap", pool=origin.pool, origin=origin.name)
@@ -241,7 +281,7 @@ class FakeLvm:
             pv = self._allocate(extents, line.rest[1:])
             self.add(name, origin.size, kind="cow", origin=origin.name, pv=pv, cow_extents=extents)
 
-    def _lvconvert(self, line: _Line) -> None:
+    def _lvconvert(self, line: Line) -> None:
         lv = self._lv(line.rest[0])
         if "--splitsnapshot" not in line.flags or lv.kind != "cow":
             raise Failed(f"Command not permitted on LV {self.vg}/{lv.name}.")
@@ -250,7 +290,7 @@ class FakeLvm:
         lv.kind, lv.origin, lv.size, lv.cow_extents = "thick", "", self._extents(lv) * self.extent, 0
         self.path(lv.name).write_bytes(GARBAGE * lv.size)  # the origin's old blocks
 
-    def _lvremove(self, line: _Line) -> None:
+    def _lvremove(self, line: Line) -> None:
         self._require(line.rest[-1])
         for lv in [lv for lv in self.lvs.values() if line.selects(self._lv_row(lv))]:
             if self._is_open(lv):
@@ -263,10 +303,11 @@ class FakeLvm:
             self._forget(lv)
 
     def _forget(self, lv: Lv) -> None:
+        self._leave(lv)
         del self.lvs[lv.name]
         self.path(lv.name).unlink(missing_ok=lv.kind == "pool")
 
-    def _lvrename(self, line: _Line) -> None:
+    def _lvrename(self, line: Line) -> None:
         vg, old, new = line.rest
         self._require(vg)
         if new in self.lvs:
@@ -283,7 +324,7 @@ class FakeLvm:
         lv.name = new
         self.lvs[new] = lv
 
-    def _lvextend(self, line: _Line) -> None:
+    def _lvextend(self, line: Line) -> None:
         lv = self._lv(line.rest[0])
         size = self._bytes(line.options["--size"])
         if size <= lv.size:
@@ -292,39 +333,40 @@ class FakeLvm:
             pv = next(pv for pv in self.pvs if pv.name == lv.pv)
             if (size - lv.size) // self.extent > self._free(pv):
                 raise Failed(f"Insufficient free space: {size} needed, but only {self._free(pv)} available")
-        if lv.kind == "thick":
+            more = self._take(lv.pv, (size - lv.size) // self.extent)
+            lv.places += more
             with self.path(lv.name).open("ab") as file:
-                file.write(GARBAGE * (size - lv.size))
+                file.write(self._found_in(more))
         os.truncate(self.path(lv.name), size)
         lv.size = size
 
-    def _lvchange(self, line: _Line) -> None:
+    def _lvchange(self, line: Line) -> None:
         if "-S" in line.options:
             chosen = [lv for lv in self.lvs.values() if line.selects(self._lv_row(lv))]
         else:
             chosen = [self._lv(line.rest[-1])]
         for lv in chosen:
-            if "--addtag" in line.options and line.options["--addtag"] not in lv.tags:
-                lv.tags.append(line.options["--addtag"])
-            if line.options.get("--deltag") in lv.tags:
-                lv.tags.remove(line.options["--deltag"])
+            lv.tags += [tag for tag in line.all("--addtag") if tag not in lv.tags]
+            lv.tags[:] = [tag for tag in lv.tags if tag not in line.all("--deltag")]
             if "-ay" in line.flags:
                 lv.active = True
 
-    def _blkdiscard(self, line: _Line) -> None:
+    def _blkdiscard(self, line: Line) -> None:
         start, length = int(line.options["--offset"]), int(line.options["--length"])
         with Path(line.rest[0]).open("r+b") as file:
             file.seek(start)
             file.write(bytes(length) if "--zeroout" in line.flags else GARBAGE * length)
 
-    def _pvmove(self, line: _Line) -> None:
+    def _pvmove(self, line: Line) -> None:
         if "--name" not in line.options:  # nothing is under way here
             return
         lv = self._lv(line.options["--name"])
         source, *targets = line.rest
         if lv.pv != source:
             raise Failed(f"No data to move for {self.vg}")
+        self._leave(lv)
         lv.pv = self._allocate(lv.size // self.extent, targets)
+        lv.places = self._take(lv.pv, lv.size // self.extent)
 
     # --- shared -------------------------------------------------------------------------------
 
@@ -347,7 +389,36 @@ class FakeLvm:
         raise Failed(f"Insufficient free space: {extents} extents needed, but only 0 available")
 
     def _free(self, pv: Pv) -> int:
-        return pv.extents - sum(self._extents(lv) for lv in self.lvs.values() if lv.pv == pv.name)
+        return len(self._free_extents(pv))
+
+    def _free_extents(self, pv: Pv) -> list[int]:
+        places = [place for lv in self.lvs.values() for place in lv.places if place[0] == pv.name]
+        return sorted({*range(pv.extents)} - {n for _, first, count in places for n in range(first, first + count)})
+
+    def _take(self, name: str, extents: int) -> list[Place]:
+        """Return free extents of a physical volume, the first ones."""
+        pv = next(pv for pv in self.pvs if pv.name == name)
+        return self._runs(name, self._free_extents(pv)[:extents])
+
+    def _runs(self, pv: str, numbers: Sequence[int]) -> list[Place]:
+        runs: list[Place] = []
+        for number in numbers:
+            if runs and number == runs[-1][1] + runs[-1][2]:
+                runs[-1] = (pv, runs[-1][1], runs[-1][2] + 1)
+            else:
+                runs.append((pv, number, 1))
+        return runs
+
+    def _found_in(self, places: Sequence[Place]) -> bytes:
+        numbers = ((pv, n) for pv, first, count in places for n in range(first, first + count))
+        return b"".join(self.left.get(number, GARBAGE * self.extent) for number in numbers)
+
+    def _leave(self, lv: Lv) -> None:
+        """Keep what a volume holds in the extents that it leaves."""
+        if lv.kind == "thick":
+            content = self.path(lv.name).read_bytes()
+            numbers = [(pv, n) for pv, first, count in lv.places for n in range(first, first + count)]
+            self.left |= {n: content[i * self.extent : (i + 1) * self.extent] for i, n in enumerate(numbers)}
 
     def _most_free(self, wanted: Sequence[str]) -> int:
         return max(self._free(pv) for pv in self.pvs if not wanted or {f"@{tag}" for tag in pv.tags} & {*wanted})
@@ -383,61 +454,16 @@ class FakeDevices(Devices):
         raise NotThatVolume("no volume of the fake")
 
 
-_VALUED = frozenset(
-    {
-        *("-o", "-S", "--units", "--reportformat", "--name", "--size", "--virtualsize", "--thinpool", "--type"),
-        *(
-            "--config",
-            "--extents",
-            "--chunksize",
-            "--addtag",
-            "--deltag",
-            "--offset",
-            "--length",
-            "--setactivationskip",
-            "--zero",
-            "--interval",
-        ),
-    }
-)
+def _pv_uuid(name: str) -> str:
+    return f"uuid{name.replace('/', '-')}"
 
 
-class _Line:
-    """A command line, taken apart."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self.options: dict[str, str] = {}
-        self.flags: set[str] = set()
-        self.rest: list[str] = []
-        pending = list(words)
-        while pending:
-            word = pending.pop(0)
-            if word in _VALUED:
-                self.options[word] = pending.pop(0)
-            elif word.startswith("-"):
-                self.flags.add(word)
-            else:
-                self.rest.append(word)
-
-    def selects(self, row: dict[str, Any]) -> bool:
-        text = self.options.get("-S")
-        if text is None:
-            return True
-        if " || " in text:
-            return any(_holds(part, row) for part in text.split(" || "))
-        return all(_holds(part, row) for part in text.split(" && "))
-
-
-def _holds(part: str, row: dict[str, Any]) -> bool:
-    match = re.fullmatch(r'(\w+)(=|!~)"?([^"]*?)"?', part)
-    if match is None:
-        raise Failed(f"Syntax error in selection: {part}")
-    name, operator, value = match.groups()
-    found = str(row[name])
-    if operator == "!~":
-        return not re.search(value, found)
-    return found == (value.removesuffix("b") if name == "lv_size" else value)
-
-
-def _report(name: str, fields: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    return json.dumps({"report": [{name: [{field: str(row.get(field, "")) for field in fields} for row in rows]}]})
+def _parts(lv: Lv, fields: Sequence[str]) -> list[dict[str, object]]:
+    """Return what tells of each segment, when that is asked for."""
+    if "seg_pe_ranges" not in fields or not lv.places:
+        return [{}]
+    starts = [sum(count for _, _, count in lv.places[:i]) for i in range(len(lv.places))]
+    return [
+        {"seg_start_pe": start, "seg_pe_ranges": f"{pv}:{first}-{first + count - 1}"}
+        for start, (pv, first, count) in zip(starts, lv.places, strict=True)
+    ]

@@ -6,7 +6,7 @@ LVM is a fake here (``fake_pvmove``); tests/vm/test_lvm_moves.py does it with th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 
 from tests.unit.drivers.lvm.fake_pvmove import EXTENT_BYTES, TIMED_OUT, FakeLvm, done, failed
 from volmig import errors
-from volmig.drivers.lvm.moves import PhysicalMove, pvmove_at_work
+from volmig.drivers.lvm.layouts import Extents, Layout, Segment
+from volmig.drivers.lvm.moves import PhysicalMove
+from volmig.drivers.lvm.pvmove import pvmove_at_work
 from volmig.model import Volume, VolumeStatus
 
 FAST, SLOW = ["/dev/f1", "/dev/f2"], ["/dev/s1", "/dev/s2"]
@@ -47,6 +49,18 @@ def move(lvm: FakeLvm, *, at_work: Iterator[bool] | None = None, lv: str = "lv")
         pause=lambda _: None,
         clock=lambda: next(ticks),
     )
+
+
+def recorded(lvm: FakeLvm, mover: PhysicalMove) -> list[tuple[str, int]]:
+    """Have the records of a move kept among the calls of pvmove; return what they are of."""
+    found: list[tuple[str, int]] = []
+
+    def record(extents: Sequence[Extents]) -> None:
+        found.extend((each.pv, each.count) for each in extents)
+        lvm.calls.append("record " + " ".join(each.pv for each in extents))
+
+    mover._record = record
+    return found
 
 
 def at(lvm: FakeLvm) -> dict[str, int]:
@@ -297,6 +311,56 @@ def test_a_process_that_does_not_end_makes_it_impossible_to_say() -> None:
     for call in (move(lvm, at_work=itertools.repeat(True)).settle, move(lvm, at_work=itertools.repeat(True)).carry_out):
         with pytest.raises(errors.StorageBusy):
             call()
+
+
+def test_what_a_move_will_leave_is_on_record_before_it_begins() -> None:
+    lvm = storage({"/dev/f1": 6, "/dev/f2": 3, "/dev/s1": 1})
+    mover = move(lvm)
+    found = recorded(lvm, mover)
+    mover.carry_out()
+    assert sorted(found) == [("/dev/f1", 6), ("/dev/f2", 3)]
+    assert lvm.calls[0].startswith("record ")
+    assert len(lvm.calls) == 5, "all at once: when one disk is left, it must be seen that others are still to be"
+
+
+def test_what_a_move_has_filled_is_on_record_before_it_is_taken_back() -> None:
+    lvm = storage({"/dev/f1": 6, "/dev/s2": 3})
+    lvm.begin("lv", "/dev/f1", "/dev/s1")
+    mover = move(lvm)
+    found = recorded(lvm, mover)
+    assert mover.settle() is False
+    assert found == [("/dev/s1", 6), ("/dev/s2", 3)]
+    assert [call.split()[0] for call in lvm.calls[:3]] == ["record", "pvmove", "record"]
+    assert set(at(lvm)) <= set(FAST)
+
+
+def test_a_copy_that_failed_is_on_record_before_it_is_taken_back() -> None:
+    lvm = storage({"/dev/f1": 6}, difference=4096)
+    mover = move(lvm)
+    found = recorded(lvm, mover)
+    with pytest.raises(errors.TransferFailed):
+        mover.carry_out()
+    assert found == [("/dev/f1", 6), ("/dev/s1", 6)]
+    assert lvm.calls[-2:] == ["record /dev/s1", "pvmove --abort /dev/f1"]
+
+
+@pytest.mark.parametrize(
+    ("within", "found"),
+    [
+        (None, [("/a", 0, 4), ("/a", 9, 2), ("/b", 9, 2)]),
+        (2, [("/a", 0, 2)]),
+        (5, [("/a", 0, 4), ("/a", 9, 2), ("/b", 9, 2)]),
+        (0, []),
+    ],
+)
+def test_a_striped_part_is_left_as_a_whole(within: int | None, found: list[tuple[str, int, int]]) -> None:
+    segments = (
+        Segment(start=0, places=(Extents(pv="/a", first=0, count=4),)),
+        Segment(start=4, places=(Extents(pv="/a", first=9, count=2), Extents(pv="/b", first=9, count=2))),
+        Segment(start=8, places=(Extents(pv="/c", first=0, count=1),)),
+    )
+    places = Layout(extents={}, segments=segments).places(["/a", "/b"], within=within)
+    assert [(each.pv, each.first, each.count) for each in places] == found
 
 
 @pytest.mark.parametrize(
