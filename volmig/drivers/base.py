@@ -81,7 +81,8 @@ class PoolStats(TypedDict, total=False):
     thin_provisioning: bool
     location_info: str
     """Where the pool's storage lies, in the driver's own terms. ``migrate_volume`` reads the destination's to judge
-    whether it can move a volume there; the core gives it no meaning."""
+    whether it can move a volume there; to the core it says no more than :meth:`VolumeDriver.is_same_pool` makes of it.
+    """
     read_only: bool
     """No new volumes can be made in it."""
     limits: dict[str, int]
@@ -208,6 +209,16 @@ class VolumeDriver(abc.ABC):
     @abc.abstractmethod
     def get_volume_stats(self, refresh: bool = False) -> VolumeStats:
         """Return the backend's and its pools' present state; *refresh* asks for fresh figures."""
+
+    def is_same_pool(self, own: PoolStats, other: PoolStats) -> bool:
+        """Say whether a pool of this backend has the same volumes as a pool of another backend.
+
+        Asked at set-up, of another backend on this host that has the same driver and the same
+        :attr:`storage_identity`: the later one of two that share volumes is refused. By default pools are the same that
+        have the same name and the same ``location_info``.
+        """
+        place = other.get("location_info")
+        return bool(place) and (own["pool_name"], own.get("location_info")) == (other["pool_name"], place)
 
     def setup_storage(self, ctxt: RequestContext) -> None:
         """Make the storage that the backend's options describe, for drivers that make their own. Called instead of

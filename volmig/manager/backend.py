@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar, cast
@@ -15,6 +15,7 @@ from volmig.drivers.base import (
     ConnectionInfo,
     ConnectorProperties,
     MigrationHost,
+    PoolStats,
     StoredObject,
     VolumeDriver,
     VolumeUpdate,
@@ -24,6 +25,7 @@ from volmig.manager.calls import HangingCalls, call_with_timeout
 from volmig.manager.claims import Claims, Connection
 from volmig.manager.deletions import Deletion, Deletions
 from volmig.manager.identities import StorageIdentities
+from volmig.manager.neighbours import require_own_pools
 from volmig.manager.policies import POLICIES, CallTimes
 from volmig.manager.pools import BackendInfo, PoolInfo, StatsMalformed, parse_pools
 from volmig.manager.retries import Retries
@@ -63,6 +65,8 @@ class Backend:
         self._claims = Claims(name)
         self._deletions = Deletions(name)
         self._setup = SetUp(self._set_up, backend=name)
+        self.earlier: Sequence[Backend] = ()
+        """The backends that are enabled before it."""
 
     @property
     def host(self) -> str:
@@ -119,8 +123,17 @@ class Backend:
         except errors.VolmigError as error:
             raise errors.BackendDown(backend=self.name, reason=error.message) from error
         found: Any = self.driver.storage_identity
+        require_own_pools(self, self.earlier, self._fresh_pool_stats)
         if self._identities and isinstance(found, str) and found != recorded:
             self._identities.remember(f"{self.host}@{self.name}", found)
+
+    @property
+    def identity(self) -> str | None:
+        """What its storage is known by, found by this process or on record; None when it is not known."""
+        found = self.driver.storage_identity
+        if found is None and self._identities is not None:
+            return self._identities.on_record(f"{self.host}@{self.name}")
+        return found
 
     def _recall_identity(self) -> str | None:
         """Tell the driver which storage it should find; return it."""
@@ -155,6 +168,16 @@ class Backend:
             self._answers.nothing(method, self._call(method, take_down))
         finally:
             self._setup.forget()
+
+    def pool_stats(self) -> Sequence[PoolStats]:
+        """Return what the driver says of its pools. :raises volmig.errors.BackendDown: as :meth:`pools`."""
+        self.require_set_up(self.call_seconds("get_volume_stats"))
+        return self._fresh_pool_stats()
+
+    def _fresh_pool_stats(self) -> Sequence[PoolStats]:
+        stats = self._fresh_stats()
+        self._checked_pools(stats)
+        return cast(Sequence[PoolStats], stats["pools"])
 
     def pools(self) -> dict[str, PoolInfo]:
         """Return the backend's pools by name, with fresh figures.
@@ -212,7 +235,11 @@ class Backend:
         return {"host": pools[pool].address, "capabilities": {**shared, **own}}
 
     def _stats(self) -> Mapping[str, Any]:
-        stats: Any = self._ask("get_volume_stats", lambda: self.driver.get_volume_stats(refresh=True))
+        self.require_set_up(self.call_seconds("get_volume_stats"))
+        return self._fresh_stats()
+
+    def _fresh_stats(self) -> Mapping[str, Any]:
+        stats: Any = self._call("get_volume_stats", lambda: self.driver.get_volume_stats(refresh=True))
         if not isinstance(stats, Mapping):
             raise self._answers.broken("get_volume_stats", f"it returned {type(stats).__name__}, not a mapping")
         if stats.get("down_reason"):

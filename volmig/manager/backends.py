@@ -21,6 +21,8 @@ class Backends:
 
     def __init__(self, backends: dict[str, Backend], *, host: str) -> None:
         self._backends = backends
+        for number, backend in enumerate(backends.values()):
+            backend.earlier = tuple(backends.values())[:number]
         self.host = host
 
     @classmethod

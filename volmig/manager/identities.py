@@ -23,6 +23,11 @@ class StorageIdentities:
                 return None
             return view.get_storage_identity(backend)
 
+    def on_record(self, backend: str) -> str | None:
+        """Return the identity that a backend's storage had when it was set up last; None when it has never been."""
+        with self._store.reading() as view:
+            return view.get_storage_identity(backend)
+
     def remember(self, backend: str, identity: str) -> None:
         """Record the identity of a backend's storage."""
         with self._store.writing() as transaction:

@@ -13,6 +13,7 @@ from volmig.drivers.base import (
     ConnectionInfo,
     ConnectorProperties,
     MigrationHost,
+    PoolStats,
     StoredObject,
     VolumeDriver,
     VolumeStats,
@@ -28,7 +29,7 @@ from volmig.drivers.lvm.group import Group
 from volmig.drivers.lvm.handover import Handover
 from volmig.drivers.lvm.loopback import Loopback
 from volmig.drivers.lvm.making import Making
-from volmig.drivers.lvm.moving import Moving
+from volmig.drivers.lvm.moving import Moving, Place, are_same
 from volmig.drivers.lvm.options import Settings, storage_options
 from volmig.drivers.lvm.pools import Pools
 from volmig.drivers.lvm.removal import Removal
@@ -169,6 +170,9 @@ class LvmDriver(VolumeDriver):
 
     def check_for_setup_error(self) -> None:
         self._pools.check()
+
+    def is_same_pool(self, own: PoolStats, other: PoolStats) -> bool:
+        return are_same(Place.parse(own), Place.parse(other))
 
     def setup_storage(self, ctxt: RequestContext) -> None:
         self._group.expected = self.storage_identity

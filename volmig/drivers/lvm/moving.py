@@ -39,6 +39,16 @@ class Place:
         return cls(host=parts[0].removeprefix("lvm:"), vg_uuid=parts[1], vg=parts[2], kind=parts[3], pool=parts[4])
 
 
+def are_same(one: Place | None, other: Place | None) -> bool:
+    """Say whether volumes in one pool are also in the other: the whole group, as a pool, has those of all its tags."""
+    if one is None or other is None:
+        return False
+    if (one.host, one.vg_uuid, one.vg, one.kind) != (other.host, other.vg_uuid, other.vg, other.kind):
+        return False
+    is_whole = one.kind == LvmType.THICK.value and one.vg in {one.pool, other.pool}
+    return is_whole or one.pool == other.pool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moving:
     """Moves volumes between the physical volumes of one group."""

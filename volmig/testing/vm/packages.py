@@ -33,6 +33,7 @@ PROGRAMS = (
     Program(name="ip", package="iproute2", reason="brings the guest's loopback network up"),
     Program(name="lvm", package="lvm2", reason="volume groups; dmsetup comes with it"),
     Program(name="thin_check", package="thin-provisioning-tools", reason="LVM checks thin pools with it"),
+    Program(name="sudo", package="sudo", reason="lvm_root_helper, as a user who is not root"),
     Program(name="iscsiadm", package="open-iscsi", reason="logs in to iSCSI targets"),
     Program(name="nvme", package="nvme-cli", reason="connects to NVMe/TCP subsystems"),
     Program(name="mkfs.xfs", package="xfsprogs", reason="real data in use"),
