@@ -17,7 +17,7 @@ from volmig.drivers.lvm.reports import LogicalVolume
 
 LOG = logging.getLogger(__name__)
 
-_PATIENCE_SECONDS: Final = 10.0
+_PATIENCE_SECONDS: Final = 30.0
 """How long a call waits for what its caller does not depend on. It goes on afterwards, until the process ends."""
 
 

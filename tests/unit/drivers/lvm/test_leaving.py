@@ -400,3 +400,16 @@ def test_a_long_clearing_is_not_waited_for_at_the_start(lvm: FakeLvm, monkeypatc
     Leavings(group=driver._group).settle(driver._group.view(volume.backend_name).volumes[0])
     os.close(reader)
     require_clean(lvm, volume)
+
+
+def test_a_move_that_failed_keeps_its_record_until_it_is_settled(lvm: FakeLvm) -> None:
+    """A program that was left by it may still bring it to its end."""
+    driver = ready(lvm)
+    volume = made(lvm, driver)
+    _answering(lvm, fails("timeout"))
+    with pytest.raises(errors.TransferFailed):
+        migrate(driver, volume)
+    assert len(tags(lvm, volume)) == 1
+    lvm.restore()  # type: ignore[attr-defined]
+    assert driver.recover_migration(support.CTXT, volume, destination(driver)) == (False, None)
+    require_clean(lvm, volume)
