@@ -258,7 +258,9 @@ def destination(by: LvmDriver, pool: str) -> MigrationHost:
     return {"host": f"here@lvm#{pool}", "capabilities": {**stats, **found}}  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("dies_at", ["", "lvcreate", "blkdiscard"])
+@pytest.mark.parametrize(
+    "dies_at", ["", "lvcreate", pytest.param("blkdiscard", marks=pytest.mark.long)], ids=["alive", "moved", "made"]
+)
 def test_what_a_volume_leaves_shows_nothing_of_it(group: Group, lv: str, dies_at: str) -> None:
     """Also when the worker is killed between the move's commit and the clearing, or before what is made for it is
     cleared; and what is written to the volume from then on is there.
