@@ -70,8 +70,8 @@ class Moving:
     def move(self, volume: Volume, lv: LogicalVolume, source_pool: str, place: Place, host: MigrationHost) -> bool:
         """Have LVM move a volume; return False when it cannot, and nothing was changed.
 
-        What the volume has left is cleared then. Where that fails it is told in the log, and tried again later. When the
-        move fails, :meth:`recover` is to see to it: a program that was left may still begin or end what is on record.
+        What the volume has left is cleared then. Where that fails it is told in the log, and tried again later. When
+        the move fails, :meth:`recover` sees to it: a program that was left may still begin or end what is on record.
         """
         move = self.prepared(volume, lv, source_pool, place, host)
         if move is None or move.obstacle():
