@@ -16,6 +16,8 @@ import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +136,18 @@ class Runner:
         return done.stdout
 
 
-def attach_failed(
-    target: str, protocol: str, action: str, error: BaseException, complaint: str = ""
-) -> errors.AttachFailed:
-    """Return the error that says why a volume is not attached, or not let go."""
-    said = complaint or str(error) or type(error).__name__
-    return errors.AttachFailed(target=target, protocol=protocol, action=action, reason=" ".join(said.split())[:500])
+@contextmanager
+def attach_errors(runner: Runner, *, target: str, protocol: str, action: str) -> Iterator[None]:
+    """Turn whatever os-brick raises into an error that says why a volume is not attached, or not let go.
+
+    Our own errors stay as they are.
+
+    :raises volmig.errors.AttachFailed: with what the last program that failed has said.
+    """
+    try:
+        yield
+    except errors.VolmigError:
+        raise
+    except Exception as error:
+        said = " ".join((runner.complaint or str(error) or type(error).__name__).split())[:500]
+        raise errors.AttachFailed(target=target, protocol=protocol, action=action, reason=said) from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from volmig import errors
 from volmig.connectors.base import Connector, without_secrets
-from volmig.connectors.brick import Runner, attach_failed, load, require_program
+from volmig.connectors.brick import Runner, attach_errors, load, require_program
+from volmig.connectors.serial import require_serial
 
+_PROTOCOL = "iSCSI"
 _NONE_FOUND = 21
 """Exit status of iscsiadm when there is no such record or session."""
 
@@ -22,26 +23,21 @@ class IscsiConnector(Connector):
     def connect(self, data: Mapping[str, Any]) -> str:
         require_program("iscsiadm")
         runner = Runner()
-        try:
-            return str(self._brick(runner).connect_volume(dict(data))["path"])
-        except errors.VolmigError:
-            raise
-        except Exception as error:
-            raise attach_failed(self._target(data), "iSCSI", "attaching", error, runner.complaint) from error
+        target = f"{data.get('target_iqn')} at {data.get('target_portal')}"
+        with attach_errors(runner, target=target, protocol=_PROTOCOL, action="attaching"):
+            path = str(self._brick(runner).connect_volume(dict(data))["path"])
+        return require_serial(self, path, data, target=target, protocol=_PROTOCOL)
 
     def disconnect(self, data: Mapping[str, Any]) -> None:
         require_program("iscsiadm")
         runner = Runner()
-        target = str(data["target_iqn"])
-        try:
-            if self._has_session(runner, target):
+        iqn = str(data["target_iqn"])
+        target = f"{iqn} at {data.get('target_portal')}"
+        with attach_errors(runner, target=target, protocol=_PROTOCOL, action="letting go"):
+            if self._has_session(runner, iqn):
                 self._brick(runner).disconnect_volume(dict(data), None)
             # It forgets records of logins that were cut off; they hold the secret, and would log in after a reboot.
-            self._forget(runner, target)
-        except errors.VolmigError:
-            raise
-        except Exception as error:
-            raise attach_failed(self._target(data), "iSCSI", "letting go", error, runner.complaint) from error
+            self._forget(runner, iqn)
 
     def release_data(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         return {key: value for key, value in without_secrets(data).items() if not key.startswith("auth_")}
@@ -61,7 +57,3 @@ class IscsiConnector(Connector):
     def _brick(runner: Runner) -> Any:
         module = load("iscsi", purpose="attaching volumes over iSCSI")
         return module.ISCSIConnector(runner.root_helper, execute=runner, use_multipath=False)
-
-    @staticmethod
-    def _target(data: Mapping[str, Any]) -> str:
-        return f"{data.get('target_iqn')} at {data.get('target_portal')}"

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from volmig import errors
 from volmig.connectors.base import Connector
-from volmig.connectors.brick import Runner, attach_failed, load, require_program
+from volmig.connectors.brick import Runner, attach_errors, load, require_program
+from volmig.connectors.serial import require_serial
 
+_PROTOCOL = "NVMe-oF"
 _CONTROLLERS = Path("/sys/class/nvme-fabrics/ctl")
 _SUBSYSTEMS = Path("/sys/class/nvme-subsystem")
 
@@ -23,28 +24,23 @@ class NvmeofConnector(Connector):
     def connect(self, data: Mapping[str, Any]) -> str:
         require_program("nvme")
         runner = Runner()
-        try:
-            return str(self._brick(runner).connect_volume(dict(data))["path"])
-        except errors.VolmigError:
-            raise
-        except Exception as error:
-            raise attach_failed(str(data.get("target_nqn")), "NVMe-oF", "attaching", error, runner.complaint) from error
+        target = str(data.get("target_nqn"))
+        with attach_errors(runner, target=target, protocol=_PROTOCOL, action="attaching"):
+            path = str(self._brick(runner).connect_volume(dict(data))["path"])
+        return require_serial(self, path, data, target=target, protocol=_PROTOCOL)
 
     def disconnect(self, data: Mapping[str, Any]) -> None:
         require_program("nvme")
         runner = Runner()
-        try:
+        target = str(data["target_nqn"])
+        with attach_errors(runner, target=target, protocol=_PROTOCOL, action="letting go"):
             device = _device(data)
             if device is not None:
                 # It writes back what is cached; it takes the path for granted.
                 self._brick(runner).disconnect_volume(dict(data), {"type": "block", "path": device})
             # It leaves a connection that shows no volume any more, or has lost its target; that would try for ever.
             if _is_there(data):
-                runner.run_as_root("nvme", "disconnect", "-n", str(data["target_nqn"]))
-        except errors.VolmigError:
-            raise
-        except Exception as error:
-            raise attach_failed(str(data["target_nqn"]), "NVMe-oF", "letting go", error, runner.complaint) from error
+                runner.run_as_root("nvme", "disconnect", "-n", target)
 
     @staticmethod
     def _brick(runner: Runner) -> Any:

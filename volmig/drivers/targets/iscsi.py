@@ -37,6 +37,7 @@ class IscsiExporter(KernelExporter):
                 "target_iqn": name,
                 "target_lun": 0,
                 "volume_id": volume_id,
+                "volmig_serial": self.serial(volume_id),
                 "auth_method": "CHAP",
                 "auth_username": user,
                 "auth_password": password,

@@ -29,6 +29,7 @@ class NvmetExporter(KernelExporter):
                 "portals": [[self.ip_address, str(self.port), "tcp"]],
                 "host_nqn": self.host_name(connector),
                 "volume_id": volume_id,
+                "volmig_serial": self.serial(volume_id),
                 "discard": True,
             },
         }
