@@ -177,6 +177,8 @@ class CopiedData:
     """The digests of the segments that it is made of; see :mod:`volmig.transfer.digest`."""
     source_mark: EndMark
     """The source as it was before and after the copy."""
+    backing_mark: EndMark | None = None
+    """So of what the source is an export of; None when that was not given."""
     means: str = ""
     """How the engine did it: the kind of requests, how many at once, past the cache or through it, in words."""
     bytes_resumed: int = 0
@@ -192,6 +194,10 @@ class VerifiedData:
     source_digest: str = ""
     destination_digest: str = ""
     seconds: float = 0.0
+    source_mark: EndMark | None = None
+    """The source as it was before and after the verification; None with ``verify=none``."""
+    backing_mark: EndMark | None = None
+    """So of what the source is an export of; None when that was not given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

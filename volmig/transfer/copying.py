@@ -31,7 +31,7 @@ from volmig.transfer.progress import StageMeter
 from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
 from volmig.transfer.resume.run import Run
 from volmig.transfer.verify import verify_copy
-from volmig.transfer.watch import watched
+from volmig.transfer.watch import watched, watched_backing
 
 
 def copy(
@@ -108,6 +108,7 @@ def copy_data(
     control: Control | None = None,
     on_process: Callable[[HelperProcess], None] = unwatched,
     sole_writer: bool = False,
+    backing: End | None = None,
 ) -> CopiedData:
     """Copy the first *size_bytes* bytes from one end to the other and flush them, without verifying.
 
@@ -134,6 +135,8 @@ def copy_data(
     :param on_process: called with each program that is started; what it raises ends the program and is raised here.
     :param sole_writer: refuse a destination to which an earlier copy, of a process that has ended meanwhile, may still
         have requests under way, as when its storage hangs. With a checkpoint that is always so.
+    :param backing: a path by which this host reaches what the source is an export of. What is written there is found
+        out as well; nothing is read from it.
     :raises volmig.errors.DestinationBusy: when that may be; nothing was written.
     :raises volmig.errors.CheckpointMismatch: when the checkpoint belongs to another copy; nothing was written.
     :raises volmig.errors.RequestError: when this copy cannot be made; nothing was written.
@@ -153,20 +156,28 @@ def copy_data(
     with (
         looking(control) as lookup,
         opening.open_checked_source(source, options, lookup, on_process) as opened_source,
+        opening.opened_backing(backing, lookup) as opened_backing,
         opening.open_destination(
             destination, reads=reads, lookup=lookup, sole_writer=sole_writer or _goes_on(destination, checkpoint)
         ) as opened_destination,
     ):
         makes_image = options.destination_format != RAW
         opening.check_ends(opened_source, opened_destination, size_bytes, sized=not makes_image)
+        if opened_backing is not None:
+            opening.check_ends(opened_backing, opened_destination, size_bytes, sized=not makes_image)
         engine, reason = choose(source, destination, options)
         mark = lookup.mark(opened_source)
-        run = Run(engine, opened_source.name, size_bytes, mark, opened_destination.mark(), options)
+        # Last: the flush of the source reaches it, and is counted as a write.
+        backing_mark = lookup.mark(opened_backing) if opened_backing else None
+        run = Run(
+            *(engine, opened_source.name, size_bytes, mark, opened_destination.mark(), options),
+            is_backed=opened_backing is not None,
+        )
         begin_bytes, begin_segments = run.begin(checkpoint)
         stages = _Stages(size_bytes, progress or unwatched, control)
         if begin_bytes:
             stages.advance(begin_bytes, begin_bytes)
-        with watched(opened_source, mark):
+        with watched(opened_source, mark), watched_backing(opened_backing, backing_mark, lookup):
             outcome = engine.run(
                 CopyJob(
                     source=source,
@@ -200,6 +211,7 @@ def copy_data(
         source_digest=outcome.source_digest,
         source_segments=outcome.source_segments,
         source_mark=mark,
+        backing_mark=backing_mark,
         means=outcome.means,
         bytes_resumed=begin_bytes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from volmig.transfer.base import (
     CopyOptions,
     CopyStage,
     End,
+    EndMark,
     HelperProcess,
     Tail,
     TransferProgress,
@@ -29,7 +31,7 @@ from volmig.transfer.flow.setup import machinery
 from volmig.transfer.progress import StageMeter
 from volmig.transfer.reading import data_bytes_to_read, digest_end, extents_to_read
 from volmig.transfer.requests import RAW, agree_on_limit, check_request, unwatched
-from volmig.transfer.watch import watched
+from volmig.transfer.watch import watched, watched_backing
 
 
 def verify_copy(
@@ -42,6 +44,7 @@ def verify_copy(
     progress: Callable[[TransferProgress], None] | None = None,
     control: Control | None = None,
     on_process: Callable[[HelperProcess], None] = unwatched,
+    backing: End | None = None,
 ) -> VerifiedData:
     """Prove, as ``options.verify`` says, that the destination holds the first *size_bytes* bytes of the source.
 
@@ -55,6 +58,7 @@ def verify_copy(
     :param progress: called in this thread; what it raises is raised here.
     :param control: as for :func:`copy_data`.
     :param on_process: called with each program that is started to read an image.
+    :param backing: as for :func:`copy_data`.
     :raises volmig.errors.VerificationFailed: naming the first byte that differs; with ``digest``, the beginning of
         the segment (16 MiB or more) that does when reading both ends again does not show it.
     :raises volmig.errors.SourceChanged: when the source was written to since the copy began.
@@ -74,9 +78,15 @@ def verify_copy(
     with (
         looking(control) as lookup,
         opening.open_source(source, options, on_process, lookup=lookup) as opened_source,
+        opening.opened_backing(backing, lookup) as opened_backing,
         opening.open_arrived(destination, options, on_process, lookup) as opened_destination,
-        watched(opened_source, copied.source_mark if copied else lookup.mark(opened_source)),
+        contextlib.ExitStack() as watches,
     ):
+        mark = copied.source_mark if copied else lookup.mark(opened_source)
+        watches.enter_context(watched(opened_source, mark))
+        # Last: the flush of the source reaches it, and is counted as a write.
+        backing_mark = _backing_mark(opened_backing, copied, lookup)
+        watches.enter_context(watched_backing(opened_backing, backing_mark, lookup))
         opening.check_ends(opened_source, opened_destination, size_bytes)
         known = copied if copied and _has_digest(copied, size_bytes) else None
         once = options.verify is Verify.DIGEST and known is not None
@@ -94,7 +104,15 @@ def verify_copy(
         source_digest=root,
         destination_digest=root,
         seconds=time.monotonic() - started,
+        source_mark=mark,
+        backing_mark=backing_mark,
     )
+
+
+def _backing_mark(backing: OpenEnd | None, copied: CopiedData | None, lookup: Lookup) -> EndMark | None:
+    if backing is None:
+        return None
+    return copied.backing_mark if copied else lookup.mark(backing)
 
 
 class _Verifier:
@@ -144,7 +162,8 @@ class _Verifier:
     def _check_resumed(self, known: CopiedData) -> None:
         """Read once more what an earlier run had read of a source of which nobody can tell that it was written to."""
         to_bytes = known.bytes_resumed
-        if not to_bytes or outlasts_detaching(known.source_mark.version):
+        is_known = outlasts_detaching(known.source_mark.version) and known.backing_mark is None
+        if not to_bytes or is_known:
             return
         again = self._digest(self._source, to_bytes).segments
         if again != known.source_segments[: len(again)]:

@@ -2,18 +2,26 @@
 
 A regular file is known by its size and two times. Its time of modification can be set to anything (``utime``, as
 ``rsync -t`` and ``cp -p`` do); its time of status change (``ctime``) cannot, so both are compared.
+
+A source may be an export of something that this host has too, its *backing*: a device that was attached over the
+network, though the target is here. What a program writes to the backing is not counted for the attached device, so
+that the backing is looked at as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from volmig import errors
-from volmig.transfer.base import CopiedData, CopyOptions, End, EndMark
+from volmig.transfer.base import CopiedData, CopyOptions, End, EndMark, VerifiedData
 from volmig.transfer.ends import opening
-from volmig.transfer.ends.base import OpenEnd, name_of
+from volmig.transfer.ends.base import OpenEnd, name_of, reading
 from volmig.transfer.ends.identity import FILE_VERSION
+
+if TYPE_CHECKING:
+    from volmig.transfer.flow.lookup import Lookup
 
 _ELSEWHERE = "its path no longer leads to it"
 
@@ -27,8 +35,14 @@ def first_mark(source: OpenEnd) -> EndMark:
     return source.mark()
 
 
-def check_unchanged(source: End, copied: CopiedData, options: CopyOptions | None = None) -> None:
-    """Check that the source is still what was copied, right before somebody relies on the copy.
+def check_unchanged(
+    source: End,
+    seen: CopiedData | VerifiedData,
+    options: CopyOptions | None = None,
+    *,
+    backing: End | None = None,
+) -> None:
+    """Check that the source is still what was copied or compared, right before somebody relies on the copy.
 
     For a regular file, by a path or by a handle with a descriptor (whose position it moves), this compares the size,
     the time of modification and the time of status change with those from before the copy. A change of status
@@ -39,22 +53,40 @@ def check_unchanged(source: End, copied: CopiedData, options: CopyOptions | None
     the copy began; stores through a memory map of a file in ``tmpfs``; what another host wrote while this one's
     view of the file's times is behind.
 
-    :param copied: what :func:`copy_data` returned for this source.
+    :param seen: what :func:`copy_data` returned for this source, or :func:`verify_copy` where that has read it again.
     :param options: with which that was called; needed when the source is an image.
+    :param backing: as it was given there. What waits in its cache is brought on its way to the storage first.
     :raises volmig.errors.SourceChanged: naming what is different; also when the path leads nowhere, or elsewhere.
     :raises volmig.errors.TransferFailed: when the source cannot be looked at.
     """
-    before = copied.source_mark
-    if before.identity is None and before.version is None:
+    _check(source, seen.source_mark, options)
+    if backing is not None:
+        _check(backing, seen.backing_mark, None, is_backing=True)
+
+
+def _check(end: End, before: EndMark | None, options: CopyOptions | None, *, is_backing: bool = False) -> None:
+    if before is None or (before.identity is None and before.version is None):
         return
     try:
-        opened = opening.open_source(source, options)
+        opened = opening.open_source(end, options)
     except (errors.TransferFailed, errors.RequestInvalid) as exc:
         if isinstance(exc, errors.RequestInvalid) or isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
-            raise errors.SourceChanged(path=name_of(source), reason=_ELSEWHERE) from exc
+            raise errors.SourceChanged(path=name_of(end), reason=_ELSEWHERE) from exc
         raise
     with opened:
+        if is_backing:
+            bring_in(opened)
         _compare(opened, before)
+
+
+def bring_in(backing: OpenEnd) -> None:
+    """Let the kernel count what programs wrote to a backing and what is still in its cache.
+
+    It is not written when such a program closes the device, since the target has that open too. Nor is it flushed here:
+    the kernel would count that as a write.
+    """
+    with reading(backing.name, 0):
+        backing.write_back(0, 0)
 
 
 @contextmanager
@@ -73,6 +105,25 @@ def watched(source: OpenEnd, before: EndMark) -> Iterator[None]:
             raise errors.SourceChanged(path=source.name, reason=reason) from exc
         raise
     _compare(source, before)
+
+
+@contextmanager
+def watched_backing(backing: OpenEnd | None, before: EndMark | None, lookup: Lookup) -> Iterator[None]:
+    """Do as :func:`watched` for what a source is an export of; nothing when that is not known.
+
+    :param lookup: takes the look afterwards, which waits for the storage.
+    """
+    if backing is None or before is None:
+        yield
+        return
+    what = "the writing of what is in the cache"
+    with watched(backing, before):
+        try:
+            yield
+        except (errors.SourceTooShort, errors.VerificationFailed):
+            lookup.ask(backing, lambda: bring_in(backing), what)
+            raise
+        lookup.ask(backing, lambda: bring_in(backing), what)
 
 
 def _compare(source: OpenEnd, before: EndMark) -> None:

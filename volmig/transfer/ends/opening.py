@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from volmig.transfer.nbd.address import is_address
 from volmig.transfer.requests import RAW, unwatched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from volmig.transfer.base import CopyOptions, End, HelperProcess
     from volmig.transfer.flow.lookup import Lookup
@@ -52,6 +53,16 @@ def open_checked_source(
     with _open_by(lookup, end, reads=True, writes=False, is_destination=False) as stored:
         lookup.ask(stored, lambda: check_source(stored, options), "the reading of the header")
     return open_source(end, options, on_process, lookup=lookup)
+
+
+@contextlib.contextmanager
+def opened_backing(end: End | None, lookup: Lookup) -> Iterator[OpenEnd | None]:
+    """Open what a source is an export of, for looking at it; None when that is not given."""
+    if end is None:
+        yield None
+        return
+    with open_source(end, lookup=lookup) as opened:
+        yield opened
 
 
 def open_destination(

@@ -14,6 +14,7 @@ class Run:
     """One run of a copy: takes the checkpoint of the one before it, and makes its own.
 
     :param name: the source's, for messages.
+    :param is_backed: whether the source can be written to behind its back; see :mod:`volmig.transfer.watch`.
     """
 
     def __init__(
@@ -24,7 +25,10 @@ class Run:
         source: EndMark,
         destination: EndMark,
         options: CopyOptions,
+        *,
+        is_backed: bool = False,
     ) -> None:
+        self._is_backed = is_backed
         self._engine = engine
         self._name = name
         self._size = size_bytes
@@ -84,7 +88,7 @@ class Run:
     def _is_source_known(self) -> bool:
         """Say whether the source is still what the earlier run read, or the verification will find out."""
         # With digests, what the earlier run read is read again in doubt, and compared with them.
-        return bool(self._algorithm) or outlasts_detaching(self._source.version)
+        return bool(self._algorithm) or (outlasts_detaching(self._source.version) and not self._is_backed)
 
     def _segments_before(self, position_bytes: int) -> int:
         return -(-position_bytes // segment_bytes(self._size)) * HASH_BYTES
