@@ -73,9 +73,14 @@ class Backend:
         """Name of the host that drives it."""
         return self.driver.host
 
-    def _connector(self, *, only_look: bool) -> ConnectorProperties:
+    def host_names(self) -> dict[str, Any]:
+        """Return what this host is called at present by those that show volumes to it; nothing of it is secret."""
+        return host_properties(self.driver.host)
+
+    def _connector(self, names: Mapping[str, Any] | None, *, only_look: bool) -> ConnectorProperties:
         """Return how the driver is told of this host, when it is to open a volume or to look at it."""
-        return cast(ConnectorProperties, host_properties(self.driver.host) | {"only_look": only_look})
+        names = self.host_names() if names is None else names
+        return cast(ConnectorProperties, {**names, "host": self.driver.host, "only_look": only_look})
 
     @property
     def timeout_seconds(self) -> float:
@@ -382,10 +387,15 @@ class Backend:
 
     # --- reaching a volume --------------------------------------------------------------------
 
-    def initialize_connection(self, volume: Volume, *, only_look: bool = False) -> ConnectionInfo:
-        """Make the volume reachable. A connection that comes too late is ended, unless somebody else has it by then."""
+    def initialize_connection(
+        self, volume: Volume, *, names: Mapping[str, Any] | None = None, only_look: bool = False
+    ) -> ConnectionInfo:
+        """Make the volume reachable. A connection that comes too late is ended, unless somebody else has it by then.
+
+        :param names: what :meth:`host_names` said, for a caller who keeps it for :meth:`terminate_connection`.
+        """
         method = "initialize_connection"
-        connector = self._connector(only_look=only_look)
+        connector = self._connector(names, only_look=only_look)
 
         def undo() -> None:
             self._repeat("terminate_connection", lambda: self.driver.terminate_connection(volume, connector))
@@ -399,9 +409,15 @@ class Backend:
             )
             return self._answers.connection(method, info)
 
-    def terminate_connection(self, volume: Volume, *, only_look: bool = False) -> None:
+    def terminate_connection(
+        self, volume: Volume, *, names: Mapping[str, Any] | None = None, only_look: bool = False
+    ) -> None:
+        """Take the connection back. Succeeds when there is none.
+
+        :param names: under which the volume was made reachable, since this host may have others by now.
+        """
         method = "terminate_connection"
-        connector = self._connector(only_look=only_look)
+        connector = self._connector(names, only_look=only_look)
         answer = self._ask(method, lambda: self.driver.terminate_connection(volume, connector))
         self._answers.nothing(method, answer)
 

@@ -3,6 +3,9 @@
 What a connector makes may outlive this process: a session with another host's target, and a device. So the journal says
 before what has to be taken back, and that is what it is taken back by, here or in whichever process takes over. It is
 taken back before the driver ends its part of the connection: a session whose target is gone hangs.
+
+The driver gives access to this host by its names, which can be changed at any time. So they are in the journal, too,
+before a driver is asked, and access is taken back under each of them.
 """
 
 from __future__ import annotations
@@ -25,20 +28,30 @@ LOG = logging.getLogger(__name__)
 
 NAMESPACE = "volmig.connectors"
 
+LOCAL = "local"
+"""What drivers answer for a volume that is a path on this host."""
+
 CONNECTION = "connection"
 """Subject of the journal entry that tells of a connection which is about to be made; it holds no secret."""
 
 RELEASED = "connection-released"
 """Subject of the one that tells that it was taken back."""
 
+CONNECT = "connect"
+"""The step that connects."""
 
-def connect(move: Move) -> None:
+NAMES = "names"
+"""In the intent of that step: what this host is called by those that show volumes to it; no secret is among it."""
+
+
+def connect(move: Move, names: Mapping[str, Any]) -> None:
     """Open both volumes, by the way that the migration's method says.
 
+    :param names: of this host; they are on record.
     :raises volmig.errors.PluginNotFound: when no connector serves what a driver answers.
     """
-    move.ends.source = _open(move, move.source, move.source_volume, write=False)
-    move.ends.destination = _open(move, move.destination, move.copy_volume, write=True)
+    move.ends.source = _open(move, move.source, move.source_volume, names, write=False)
+    move.ends.destination = _open(move, move.destination, move.copy_volume, names, write=True)
 
 
 def disconnect(move: Move) -> None:
@@ -48,7 +61,7 @@ def disconnect(move: Move) -> None:
 
     :raises volmig.errors.VolmigError: the first reason why something could not be; it is repeated with the step.
     """
-    move.ends.source = move.ends.destination = None
+    move.ends.source = move.ends.backing = move.ends.destination = None
     while move.ends.releases:
         move.ends.releases.pop()()
     failed = _release(move)
@@ -56,22 +69,39 @@ def disconnect(move: Move) -> None:
         # A session whose target is gone hangs.
         if _by_handle(move, backend) or volume.backend_id in failed:
             continue
-        try:
-            backend.terminate_connection(volume)
-        except errors.VolmigError as error:
-            failed[volume.backend_id] = error
+        for names in names_given(move.entries(), host=move.backends.host) or [backend.host_names()]:
+            try:
+                backend.terminate_connection(volume, names=names)
+            except errors.VolmigError as error:
+                failed.setdefault(volume.backend_id, error)
     if failed:
         raise next(iter(failed.values()))
 
 
-def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
+def names_given(entries: Iterable[JournalEntry], *, host: str) -> list[Mapping[str, Any]]:
+    """Return all that the journal says of how a host was called when volumes were to be shown to it, each once.
+
+    :param host: what the host is called in pool addresses.
+    """
+    found: list[Mapping[str, Any]] = []
+    for entry in entries:
+        if entry.kind is EntryKind.INTENT and entry.subject == CONNECT:
+            names = entry.data.get(NAMES)
+            if names and names["host"] == host and names not in found:
+                found.append(names)
+    return found
+
+
+def _open(move: Move, backend: Backend, volume: Volume, names: Mapping[str, Any], *, write: bool) -> End:
     if _by_handle(move, backend):
         handle = backend.open_volume(volume, "r+b" if write else "rb")
         move.ends.releases.append(handle.close)
         return handle
-    info = backend.initialize_connection(volume)
+    info = backend.initialize_connection(volume, names=names)
     data = info["data"]
     kind = info["driver_volume_type"]
+    if kind != LOCAL and not write:
+        move.ends.backing = _local_path(backend, volume)
     connector = _connector(kind)
     # Before connecting, since a connection that fails halfway has to be taken back as well.
     if connector.leaves_connection:
@@ -81,6 +111,18 @@ def _open(move: Move, backend: Backend, volume: Volume, *, write: bool) -> End:
     else:
         move.ends.releases.append(lambda: connector.disconnect(data))
     return connector.connect(data)
+
+
+def _local_path(backend: Backend, volume: Volume) -> str | None:
+    """Return where this host has a volume that it reaches by an export; None when the driver does not tell."""
+    if not backend.can(Capability.LOCAL_PATH):
+        return None
+    info = backend.initialize_connection(volume, only_look=True)
+    if info["driver_volume_type"] != LOCAL:
+        # It has looked by way of the export that is there, which is not to be taken back yet.
+        return None
+    backend.terminate_connection(volume, only_look=True)
+    return str(info["data"]["device_path"])
 
 
 def release_connections(move: Move) -> None:

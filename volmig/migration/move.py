@@ -15,7 +15,7 @@ from volmig.migration.settings import Settings
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, RequestContext, Volume, VolumeStatus
 from volmig.store import Store
 from volmig.store.base import WriteTransaction
-from volmig.transfer import CopiedData, End
+from volmig.transfer import CopiedData, End, VerifiedData
 
 PLACE = ("name_id", "provider_location", "provider_id")
 """What of a volume's record says where its driver finds it, beside the pool."""
@@ -29,6 +29,8 @@ class Ends:
     """What the connected volumes are read from and written to, and how to let go of them."""
 
     source: End | None = None
+    backing: End | None = None
+    """Where this host has what the source is an export of."""
     destination: End | None = None
     releases: list[Callable[[], None]] = field(default_factory=list)
 
@@ -47,6 +49,8 @@ class Move:
         self.ends = Ends()
         self.copied: CopiedData | None = None
         """What the verification has to know of a copy that this process made."""
+        self.verified: VerifiedData | None = None
+        """What a verification by this process has seen."""
         self.source_update: Mapping[str, Any] = {}
         """Changes to the volume's record that moving it back to its source asks for."""
         self.goes_on = False

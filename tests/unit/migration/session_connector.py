@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ class Sessions:
     def open(self) -> list[str]:
         return sorted(path.name for path in self.directory.glob("session-*"))
 
+    def access(self) -> list[str]:
+        """Return who has access to what: ``TARGET=NAME``."""
+        return sorted(path.name.removeprefix("access-") for path in self.directory.glob("access-*"))
+
     def events(self) -> list[str]:
         log = self.directory / "events"
         return log.read_text().split() if log.exists() else []
@@ -33,14 +38,19 @@ class Sessions:
 
 
 class SessionConnector(Connector):
-    """Logs in with the secret, and out without."""
+    """Logs in with the secret, and out without.
+
+    With ``apart`` the device has a view of its own of the volume: what is written elsewhere later does not show in it.
+    """
 
     def connect(self, data: Mapping[str, Any]) -> str:
         sessions = Sessions(Path(data["sessions"]))
         if data["auth_password"] != SECRET:
             raise PermissionError("the login was refused")
         link = sessions.directory / f"session-{data['target']}"
-        if not link.is_symlink():
+        if data.get("apart"):
+            shutil.copyfile(data["path"], link)
+        elif not link.is_symlink():
             link.symlink_to(data["path"])
         if (sessions.directory / "fail").exists():
             raise OSError("no device has appeared")
@@ -60,18 +70,25 @@ class SessionConnector(Connector):
 NAME = f"{SessionConnector.__module__}:{SessionConnector.__qualname__}"
 
 
-def export_through_sessions(driver: VolumeDriver, sessions: Sessions) -> None:
-    """Let a driver's volumes be reached by sessions instead of directly."""
+def export_through_sessions(driver: VolumeDriver, sessions: Sessions, *, apart: bool = False) -> None:
+    """Let a driver's volumes be reached by sessions instead of directly, by hosts of which each is known by name."""
     locally = driver.initialize_connection
 
     def initialize(volume: Volume, connector: ConnectorProperties) -> ConnectionInfo:
-        path = locally(volume, connector)["data"]["device_path"]
-        data = {"sessions": str(sessions.directory), "target": _target(volume), "path": path, "auth_password": SECRET}
+        info = locally(volume, connector)
+        if connector["only_look"]:
+            return info
+        data = {"sessions": str(sessions.directory), "target": _target(volume), "auth_password": SECRET}
+        data |= {"path": info["data"]["device_path"], "apart": apart}
+        (sessions.directory / f"access-{_target(volume)}={connector['initiator']}").touch()
         return {"driver_volume_type": NAME, "data": data}
 
     def terminate(volume: Volume, connector: ConnectorProperties) -> None:
+        if connector["only_look"]:
+            return
         if f"session-{_target(volume)}" in sessions.open():
             raise OSError("the session hangs, since its target is gone")
+        (sessions.directory / f"access-{_target(volume)}={connector['initiator']}").unlink(missing_ok=True)
         sessions.tell(f"terminate:{_target(volume)}")
 
     driver.initialize_connection = initialize  # type: ignore[method-assign]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,16 @@ from tests.unit.migration.session_connector import SECRET, Sessions, export_thro
 from tests.unit.migration.world import KINDS, World
 from volmig import errors
 from volmig.connectors.base import without_secrets
-from volmig.migration.connect import CONNECTION, RELEASED, open_connections
+from volmig.manager.backend import Backend
+from volmig.migration.connect import CONNECTION, RELEASED, names_given, open_connections
 from volmig.migration.move import Move
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.steps import Copy, Step, VerifyCopy, steps_for
 from volmig.migration.steps.base import Facts
-from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase
+from volmig.migration.steps.data import Connect
+from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, Volume
 from volmig.store.sql import SqlStore
+from volmig.transfer import TransferProgress
 
 KIND = next(kind for kind in KINDS if kind.name == "file-block")
 
@@ -33,6 +37,14 @@ def sessions(tmp_path: Path) -> Sessions:
     directory = tmp_path / "sessions"
     directory.mkdir()
     return Sessions(directory)
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What this host is called; it can be changed."""
+    names = {"host": "here", "ip": "192.0.2.7", "multipath": False, "initiator": "iqn.2026-11.org.example:before"}
+    monkeypatch.setattr("volmig.manager.backend.host_properties", lambda _: dict(names))
+    return names
 
 
 @pytest.fixture
@@ -154,6 +166,157 @@ def test_a_worker_that_has_lost_its_lease_leaves_the_sessions_to_the_next(world:
     world.run(migration, steps=lambda method: [Losing() if type(s) is Copy else s for s in steps_for(method)])
     # On one host it is one and the same session, which the next owner may be using by now.
     assert len(sessions.open()) == 2
+
+
+@pytest.mark.parametrize("is_cut_off", [False, True])
+def test_access_is_taken_back_under_the_name_that_it_was_given_to(
+    world: World, sessions: Sessions, names: dict[str, Any], is_cut_off: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = world.accept()
+    if is_cut_off:
+        _cut_off_after_access(world.backends.get("left"), monkeypatch)
+    _run_until_killed(world, migration, Copy, monkeypatch)
+    assert [each for each in sessions.access() if each.endswith(":before")]
+    names["initiator"] = "iqn.2026-11.org.example:after"
+    world.take_over(migration)
+    world.assert_at_destination(migration)
+    assert (sessions.open(), sessions.access()) == ([], [])
+
+
+def test_access_is_taken_back_under_its_name_when_the_migration_is_undone(
+    world: World, sessions: Sessions, names: dict[str, Any]
+) -> None:
+    migration = world.accept()
+
+    class Failing(Copy):
+        def run(self, move: Move) -> Facts:
+            names["initiator"] = "iqn.2026-11.org.example:after"
+            raise errors.TransferFailed(path="x", offset=0, reason="it fails")
+
+    world.run(migration, steps=lambda method: [Failing() if type(s) is Copy else s for s in steps_for(method)])
+    world.assert_at_source(migration)
+    assert (sessions.open(), sessions.access()) == ([], [])
+
+
+def test_access_of_a_journal_without_names_is_taken_back_under_todays(world: World, sessions: Sessions) -> None:
+    """An earlier version has begun it."""
+    migration = world.accept()
+
+    class Earlier(Connect):
+        def intent(self, move: Move) -> Facts:
+            return {}
+
+    world.run(migration, steps=lambda method: [Earlier() if type(s) is Connect else s for s in steps_for(method)])
+    world.assert_at_destination(migration)
+    assert names_given(_journal(world, migration), host="here") == []
+    assert (sessions.open(), sessions.access()) == ([], [])
+
+
+def _cut_off_after_access(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the worker be killed when a driver has given access, the first time."""
+    give = backend.initialize_connection
+
+    def die(volume: Volume, **keywords: Any) -> None:
+        give(volume, **keywords)
+        monkeypatch.setattr(backend, "initialize_connection", give)
+        raise _Killed
+
+    monkeypatch.setattr(backend, "initialize_connection", die)
+
+
+def _write_behind(world: World, sessions: Sessions) -> None:
+    """Write to the volume on its host, while it is read through its export."""
+    [link] = (path for path in sessions.directory.glob("session-*") if not path.is_symlink())
+    path = Path(world.driver("left").options["file_directory"]) / world.volume.backend_name
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        with path.open("r+b") as file:
+            file.write(b"other")
+    assert link.read_bytes() != path.read_bytes()
+
+
+class _Meddling:
+    """What happens to the volume at its host in the middle of a migration."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+
+    def before(self, name: str) -> Callable[[Method], Sequence[Step]]:
+        """Return the steps of which one begins with it."""
+
+        def act_once() -> None:
+            act, self._act = self._act, lambda: None
+            act()
+
+        def first(step: Step) -> Step:
+            class Met(type(step)):  # type: ignore[misc]
+                def run(self, move: Move) -> Facts:
+                    act_once()
+                    return super().run(move)  # type: ignore[no-any-return]
+
+            return Met() if step.name == name else step
+
+        return lambda method: [first(step) for step in steps_for(method)]
+
+
+@pytest.fixture
+def apart(tmp_path: Path, sessions: Sessions) -> World:
+    """A world whose source is read through an export that does not show what is written on its host meanwhile."""
+    world = World(tmp_path, KIND)
+    export_through_sessions(world.driver("left"), sessions, apart=True)
+    return world
+
+
+@pytest.mark.parametrize("step", ["verify", "disconnect"])
+def test_what_is_written_behind_the_export_is_found_out(apart: World, sessions: Sessions, step: str) -> None:
+    migration = apart.accept()
+    meddling = _Meddling(lambda: _write_behind(apart, sessions))
+    owned = apart.run(migration, steps=meddling.before(step))
+    _assert_refused(apart, sessions, owned)
+
+
+def test_what_is_written_behind_the_export_during_the_copy_is_found_out(apart: World, sessions: Sessions) -> None:
+    migration = apart.accept()
+
+    def meddle_at_progress(owned: OwnedMigration) -> None:
+        report = owned.report
+
+        def meddling(progress: TransferProgress) -> None:
+            owned.report = report  # type: ignore[method-assign]
+            _write_behind(apart, sessions)
+            report(progress)
+
+        owned.report = meddling  # type: ignore[method-assign]
+
+    _assert_refused(apart, sessions, apart.run(migration, before=meddle_at_progress))
+
+
+def test_who_takes_over_a_finished_copy_finds_out_what_is_written_after_its_own_verification(
+    apart: World, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migration = apart.accept()
+    _run_until_killed(apart, migration, VerifyCopy, monkeypatch)
+    with apart.store.writing() as transaction:
+        transaction.update_migration(transaction.get_migration(migration.id), owner="")
+        claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
+    meddling = _Meddling(lambda: _write_behind(apart, sessions))
+    owned = apart.run(claimed, steps=meddling.before("disconnect"))
+    _assert_refused(apart, sessions, owned)
+
+
+def test_an_export_that_nobody_writes_behind_is_no_reason_to_fail(apart: World, sessions: Sessions) -> None:
+    migration = apart.accept()
+    apart.run(migration)
+    apart.assert_at_destination(migration)
+    assert sessions.open() == []
+
+
+def _assert_refused(world: World, sessions: Sessions, owned: OwnedMigration) -> None:
+    assert isinstance(owned.error, errors.SourceChanged)
+    assert world.volume.backend_name in owned.error.fields["path"]
+    assert (sessions.open(), sessions.access()) == ([], [])
+    assert world.recorded().host == world.source
+    assert (len(world.objects()["left"]), world.objects()["right"]) == (1, [])
 
 
 def test_connections_of_other_hosts_are_left_alone() -> None:

@@ -6,7 +6,7 @@ import logging
 
 from volmig import errors
 from volmig.drivers.base import Capability
-from volmig.migration.connect import connect, disconnect
+from volmig.migration.connect import CONNECT, NAMES, connect, disconnect
 from volmig.migration.helpers import HELPER_NOTE, helper_facts
 from volmig.migration.move import Move
 from volmig.migration.steps.base import Facts, Step
@@ -28,14 +28,21 @@ LOG = logging.getLogger(__name__)
 
 
 class Connect(Step):
-    """Make both volumes reachable from this host."""
+    """Make both volumes reachable from this host.
 
-    name = "connect"
+    The names under which it is given access are on record before any driver is asked: it is taken back under the same,
+    by whichever process, whatever the host is called by then.
+    """
+
+    name = CONNECT
     phase = Phase.STARTING
     needed_by = frozenset({"copy", "verify"})
 
+    def intent(self, move: Move) -> Facts:
+        return {NAMES: move.source.host_names()}
+
     def run(self, move: Move) -> Facts:
-        connect(move)
+        connect(move, move.intended(self.name, NAMES))
         return {"method": move.migration.method.value}
 
     def undo(self, move: Move) -> None:
@@ -87,6 +94,7 @@ def _copy(move: Move, checkpoint: Checkpoint | None) -> CopiedData:
         control=move.owned.control,
         on_process=lambda process: _note_helper(move, process),
         sole_writer=move.must_be_sole_writer and move.was_filled_before,
+        backing=move.ends.backing,
     )
 
 
@@ -137,7 +145,9 @@ class VerifyCopy(Step):
             copied=move.copied,
             progress=move.owned.report,
             control=move.owned.control,
+            backing=move.ends.backing,
         )
+        move.verified = verified
         return {
             "verify": move.migration.verify,
             "digest_algorithm": verified.digest_algorithm,
@@ -155,8 +165,9 @@ class Disconnect(Step):
 
     def run(self, move: Move) -> Facts:
         move.owned.leave_transfer(move.volume.size_bytes)
-        if move.copied is not None and move.ends.source is not None:
-            check_unchanged(move.ends.source, move.copied)
+        seen = move.copied or move.verified
+        if seen is not None and move.ends.source is not None:
+            check_unchanged(move.ends.source, seen, backing=move.ends.backing)
         disconnect(move)
         return {}
 
