@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from volmig import errors
 from volmig.connectors.host import host_properties
 from volmig.drivers.targets import exporter
 from volmig.drivers.targets.base import Exporter
@@ -21,7 +25,7 @@ from volmig.drivers.targets.options import target_options
 from volmig.model import Volume
 
 from .bench import Bench, Content, bench, write
-from .support import Group, volume_group
+from .support import Group, logical_volumes, run, volume_group
 
 CONTENT = Content(size_bytes=8 * 1024**2, seed=11, hole_bytes=1024**2)
 SLOWLY = 2 * 1024**2
@@ -89,6 +93,21 @@ def yard(root: Path, protocol: str) -> Iterator[Yard]:
             volume = made.engine.create_volume(host=f"here@left#{left.name}", size_bytes=CONTENT.size_bytes)
             write(left.device(volume.backend_name), CONTENT.data)
             yield Yard(bench=made, root=root, left=left, right=right, volume=volume)
+
+
+def assert_refused_after_a_write_on_its_host(place: Yard) -> None:
+    """Migrate, write a block to the logical volume itself in the middle of the copy, and see that refused."""
+    handle = place.bench.engine.migrate(place.volume.id, f"here@right#{place.right.name}", bandwidth_limit_bytes=SLOWLY)
+    wait(lambda: handle.status().bytes_done > 0 or handle.status().phase.is_final)
+    assert not handle.status().phase.is_final, handle.status().error_message
+    device = place.left.device(place.volume.backend_name)
+    # What it held before, so that it can be compared; not flushed, and the target has the device open: it stays in the
+    # cache for now.
+    run("dd", f"of={device}", "bs=4096", "count=1", "conv=notrunc", stdin=CONTENT.data[:4096])
+    with pytest.raises(errors.SourceChanged, match=re.escape(str(device))):
+        handle.result(600)
+    place.bench.assert_stayed(place.volume, f"left#{place.left.name}", CONTENT)
+    assert logical_volumes(place.right) == []
 
 
 def make_exporter(root: Path, protocol: str) -> Exporter:

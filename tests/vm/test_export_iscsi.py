@@ -9,10 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from volmig import errors
 from volmig.connectors.iscsi import IscsiConnector
 from volmig.drivers.targets.secrets import load_key, secret_of
 
-from .exports import CONTENT, SLOWLY, CommandLines, here, iscsid, make_exporter, node_records, targets, wait, yard
+from .exports import (
+    CONTENT,
+    SLOWLY,
+    CommandLines,
+    assert_refused_after_a_write_on_its_host,
+    here,
+    iscsid,
+    make_exporter,
+    node_records,
+    targets,
+    wait,
+    yard,
+)
 from .support import MIB, loop_device, run
 
 pytestmark = [
@@ -50,6 +63,12 @@ def test_a_volume_migrates_through_its_export(tmp_path: Path, caplog: pytest.Log
     state = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
     assert state
     assert not [path for path in state if secret.encode() in path.read_bytes()]
+
+
+def test_what_a_program_on_its_host_writes_meanwhile_is_found_out(tmp_path: Path) -> None:
+    with yard(tmp_path, "iscsi") as place:
+        assert_refused_after_a_write_on_its_host(place)
+        assert (sessions(), node_records(), targets()) == ([], [], [])
 
 
 def test_killed_in_the_middle_it_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
@@ -96,6 +115,9 @@ def test_only_the_host_that_is_named_and_knows_its_secret_gets_in(tmp_path: Path
             run("iscsiadm", "-m", "node", "-o", "delete", check=False)
 
             connector = IscsiConnector()
+            with pytest.raises(errors.AttachFailed, match=f"{data['volmig_serial']}, and the volume's is {'0' * 32}"):
+                connector.connect({**data, "volmig_serial": "0" * 32})
+            assert (sessions(), node_records()) == ([], [])
             path = connector.connect(data)
             assert connector.connect(data) == path
             assert int(run("blockdev", "--getsize64", path)) == 8 * MIB

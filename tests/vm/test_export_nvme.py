@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from volmig import errors
 from volmig.connectors.nvmeof import NvmeofConnector
 
-from .exports import CONTENT, SLOWLY, here, make_exporter, targets, wait, yard
+from .exports import (
+    CONTENT,
+    SLOWLY,
+    assert_refused_after_a_write_on_its_host,
+    here,
+    make_exporter,
+    targets,
+    wait,
+    yard,
+)
 from .support import MIB, loop_device, run
 
 pytestmark = [
@@ -44,6 +54,12 @@ def test_a_volume_migrates_through_its_export(tmp_path: Path) -> None:
         assert (sessions(), targets()) == ([], [])
 
 
+def test_what_a_program_on_its_host_writes_meanwhile_is_found_out(tmp_path: Path) -> None:
+    with yard(tmp_path, "nvmet_tcp") as place:
+        assert_refused_after_a_write_on_its_host(place)
+        assert (sessions(), targets()) == ([], [])
+
+
 def test_killed_in_the_middle_it_goes_on_and_leaves_nothing(tmp_path: Path) -> None:
     with yard(tmp_path, "nvmet_tcp") as place:
         place.killed_in_the_middle(sessions)
@@ -68,6 +84,9 @@ def test_only_the_host_that_is_named_gets_in(tmp_path: Path) -> None:
             assert sessions() == []
 
             connector = NvmeofConnector()
+            with pytest.raises(errors.AttachFailed, match=f"{data['volmig_serial']}, and the volume's is {'0' * 32}"):
+                connector.connect({**data, "volmig_serial": "0" * 32})
+            assert sessions() == []
             path = connector.connect(data)
             assert connector.connect(data) == path
             Path(path).write_bytes(b"written through the export")
