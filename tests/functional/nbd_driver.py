@@ -40,11 +40,11 @@ class NbdFileDriver(FileDriver):
 
     def initialize_connection(self, volume: Volume, connector: ConnectorProperties) -> ConnectionInfo:
         device = str(Path(self.options["file_directory"]) / volume.backend_name)
-        if connector.get("only_look") and volume.backend_id in self.exporter.exports():
-            return {"driver_volume_type": "local", "data": {"device_path": device, "format": "raw"}}
         if volume.backend_id not in self.exporter.exports():
             # Once only: it refuses files that a QEMU has locked, as the server does.
             super().initialize_connection(volume, connector)
+        if connector.get("only_look"):
+            return {"driver_volume_type": "local", "data": {"device_path": device, "format": "raw"}}
         return self.exporter.connection(volume.backend_id, device, connector)
 
     def terminate_connection(self, volume: Volume, connector: ConnectorProperties) -> None:
