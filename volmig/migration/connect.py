@@ -69,13 +69,34 @@ def disconnect(move: Move) -> None:
         # A session whose target is gone hangs.
         if _by_handle(move, backend) or volume.backend_id in failed:
             continue
-        for names in names_given(move.entries(), host=move.backends.host) or [backend.host_names()]:
-            try:
-                backend.terminate_connection(volume, names=names)
-            except errors.VolmigError as error:
-                failed.setdefault(volume.backend_id, error)
+        try:
+            _take_access_back(move, backend, volume)
+        except errors.VolmigError as error:
+            failed[volume.backend_id] = error
     if failed:
         raise next(iter(failed.values()))
+
+
+def _take_access_back(move: Move, backend: Backend, volume: Volume) -> None:
+    """End the driver's part of a connection, under each name that it may have been given to.
+
+    :raises volmig.errors.VolmigError: the first reason why one could not be; the others were tried.
+    """
+    given = names_given(move.entries(), host=move.backends.host)
+    if not given:
+        # A migration that an earlier version has begun.
+        backend.terminate_connection(volume)
+    failed: list[errors.VolmigError] = []
+    for names in given:
+        try:
+            backend.terminate_connection(volume, names=names)
+        except errors.HostNotIdentified as error:
+            # Under these names no access was given.
+            LOG.debug("migration %s: %s", move.migration.id, error)
+        except errors.VolmigError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def names_given(entries: Iterable[JournalEntry], *, host: str) -> list[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from volmig import errors
 from volmig.connectors import Connector
 from volmig.drivers.base import ConnectionInfo, ConnectorProperties, VolumeDriver
 from volmig.model import Volume
@@ -80,7 +81,7 @@ def export_through_sessions(driver: VolumeDriver, sessions: Sessions, *, apart: 
             return info
         data = {"sessions": str(sessions.directory), "target": _target(volume), "auth_password": SECRET}
         data |= {"path": info["data"]["device_path"], "apart": apart}
-        (sessions.directory / f"access-{_target(volume)}={connector['initiator']}").touch()
+        _access(volume, connector).touch()
         return {"driver_volume_type": NAME, "data": data}
 
     def terminate(volume: Volume, connector: ConnectorProperties) -> None:
@@ -88,8 +89,13 @@ def export_through_sessions(driver: VolumeDriver, sessions: Sessions, *, apart: 
             return
         if f"session-{_target(volume)}" in sessions.open():
             raise OSError("the session hangs, since its target is gone")
-        (sessions.directory / f"access-{_target(volume)}={connector['initiator']}").unlink(missing_ok=True)
+        _access(volume, connector).unlink(missing_ok=True)
         sessions.tell(f"terminate:{_target(volume)}")
+
+    def _access(volume: Volume, connector: ConnectorProperties) -> Path:
+        if "initiator" not in connector:
+            raise errors.HostNotIdentified(host="here", what="initiator", protocol="sessions", file="/etc/name")
+        return sessions.directory / f"access-{_target(volume)}={connector['initiator']}"
 
     driver.initialize_connection = initialize  # type: ignore[method-assign]
     driver.terminate_connection = terminate  # type: ignore[method-assign]

@@ -198,6 +198,18 @@ def test_access_is_taken_back_under_its_name_when_the_migration_is_undone(
     assert (sessions.open(), sessions.access()) == ([], [])
 
 
+def test_a_host_without_a_name_is_told_so_and_leaves_nothing(
+    world: World, sessions: Sessions, names: dict[str, Any]
+) -> None:
+    del names["initiator"]
+    migration = world.accept()
+    owned = world.run(migration)
+    assert isinstance(owned.error, errors.HostNotIdentified)
+    world.assert_at_source(migration)
+    assert sessions.access() == []
+    assert _notes(world, migration, "undo connect") == []
+
+
 def test_access_of_a_journal_without_names_is_taken_back_under_todays(world: World, sessions: Sessions) -> None:
     """An earlier version has begun it."""
     migration = world.accept()
