@@ -30,6 +30,8 @@ from .support import Group, logical_volumes, run, volume_group
 CONTENT = Content(size_bytes=8 * 1024**2, seed=11, hole_bytes=1024**2)
 SLOWLY = 2 * 1024**2
 """Bytes a second of a copy in whose middle something is to happen."""
+VERY_SLOWLY = 128 * 1024
+"""And of one in whose middle a program is to be started, which takes seconds under emulation."""
 _CONFIGFS = Path("/sys/kernel/config")
 
 MIGRATE = """
@@ -79,17 +81,18 @@ class Yard:
 
 
 @contextlib.contextmanager
-def yard(root: Path, protocol: str) -> Iterator[Yard]:
+def yard(root: Path, protocol: str, **options: Any) -> Iterator[Yard]:
     """Give two volume groups, of which the first is reached by *protocol* only, also from this host."""
     key = root / "key"
     exported: dict[str, Any] = {"target_protocol": protocol, "export_to_own_host": "true", "target_secret_file": key}
+    exported |= options
     with volume_group(size_bytes=48 * 1024**2) as left, volume_group(size_bytes=48 * 1024**2) as right:
         backends: dict[str, dict[str, Any]] = {
             "left": {"volume_driver": "lvm", "lvm_volume_group": left.name, **exported},
             "right": {"volume_driver": "lvm", "lvm_volume_group": right.name},
         }
-        options: dict[str, Any] = {"lease_seconds": 6.0, "heartbeat_seconds": 1.0, "cleanup_delay_seconds": 0.1}
-        with bench(root / "state", backends, chunk_bytes=65536, **options) as made:
+        leases: dict[str, Any] = {"lease_seconds": 6.0, "heartbeat_seconds": 1.0, "cleanup_delay_seconds": 0.1}
+        with bench(root / "state", backends, chunk_bytes=65536, **leases) as made:
             volume = made.engine.create_volume(host=f"here@left#{left.name}", size_bytes=CONTENT.size_bytes)
             write(left.device(volume.backend_name), CONTENT.data)
             yield Yard(bench=made, root=root, left=left, right=right, volume=volume)
@@ -97,13 +100,16 @@ def yard(root: Path, protocol: str) -> Iterator[Yard]:
 
 def assert_refused_after_a_write_on_its_host(place: Yard) -> None:
     """Migrate, write a block to the logical volume itself in the middle of the copy, and see that refused."""
-    handle = place.bench.engine.migrate(place.volume.id, f"here@right#{place.right.name}", bandwidth_limit_bytes=SLOWLY)
-    wait(lambda: handle.status().bytes_done > 0 or handle.status().phase.is_final)
-    assert not handle.status().phase.is_final, handle.status().error_message
     device = place.left.device(place.volume.backend_name)
+    handle = place.bench.engine.migrate(
+        place.volume.id, f"here@right#{place.right.name}", bandwidth_limit_bytes=VERY_SLOWLY
+    )
+    wait(lambda: handle.status().bytes_done > 0 or handle.status().phase.is_final)
     # What it held before, so that it can be compared; not flushed, and the target has the device open: it stays in the
     # cache for now.
-    run("dd", f"of={device}", "bs=4096", "count=1", "conv=notrunc", stdin=CONTENT.data[:4096])
+    run("dd", f"of={device}", "bs=4096", "count=1", "conv=notrunc,nocreat", stdin=CONTENT.data[:4096])
+    assert handle.status().stage == "copy", "the copy had ended before"
+    handle.limit(0)
     with pytest.raises(errors.SourceChanged, match=re.escape(str(device))):
         handle.result(600)
     place.bench.assert_stayed(place.volume, f"left#{place.left.name}", CONTENT)
