@@ -75,17 +75,29 @@ class Yard:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def fails_and_leaves_nothing(self) -> None:
+        """Migrate, which must fail for the export, and delete the volume, which nothing may hold then."""
+        engine = self.bench.engine
+        with pytest.raises(errors.ExportFailed):
+            engine.migrate(self.volume.id, "here@right#" + self.right.name).result(600)
+        assert targets() == []
+        engine.delete_volume(self.volume.id)
+        assert engine.list_volumes() == []
+
     def _migrations(self) -> list[Any]:
         with self.bench.store.reading() as view:
             return list(view.list_migrations())
 
 
 @contextlib.contextmanager
-def yard(root: Path, protocol: str, **options: Any) -> Iterator[Yard]:
-    """Give two volume groups, of which the first is reached by *protocol* only, also from this host."""
+def yard(root: Path, protocol: str, **more: Any) -> Iterator[Yard]:
+    """Give two volume groups, of which the first is reached by *protocol* only, also from this host.
+
+    :param more: further options of the first.
+    """
     key = root / "key"
     exported: dict[str, Any] = {"target_protocol": protocol, "export_to_own_host": "true", "target_secret_file": key}
-    exported |= options
+    exported |= more
     with volume_group(size_bytes=48 * 1024**2) as left, volume_group(size_bytes=48 * 1024**2) as right:
         backends: dict[str, dict[str, Any]] = {
             "left": {"volume_driver": "lvm", "lvm_volume_group": left.name, **exported},

@@ -69,6 +69,11 @@ def test_killed_in_the_middle_it_goes_on_and_leaves_nothing(tmp_path: Path) -> N
         assert (sessions(), targets()) == ([], [])
 
 
+def test_an_address_that_is_not_this_hosts_leaves_nothing(tmp_path: Path) -> None:
+    with yard(tmp_path, "nvmet_tcp", target_ip_address="192.0.2.1") as place:
+        place.fails_and_leaves_nothing()
+
+
 def test_only_the_host_that_is_named_gets_in(tmp_path: Path) -> None:
     exporter = make_exporter(tmp_path, "nvmet_tcp")
     with loop_device(8 * MIB) as device:

@@ -405,7 +405,19 @@ class VolumeDriver(abc.ABC):
         return None
 
     def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:
-        """Take back :meth:`create_export`. Succeeds when there is none."""
+        """Take back :meth:`create_export`, and whatever else shows *volume* to any host, half-made or not. Succeeds
+        when there is nothing, also where the volume's object is gone.
+
+        The core calls it before it deletes an object of which its records say that nobody uses it.
+
+        :raises volmig.errors.VolumeInUse: when a host is seen to use it; nothing was changed.
+        """
+
+    def list_exports(self) -> Sequence[str]:
+        """Return the ``backend_id`` of each volume that this backend shows to any host, in whatever pool, from what
+        the system has, so that leftovers are found. This default tells of none.
+        """
+        return ()
 
     def _unsupported(self, operation: str) -> errors.UnsupportedOperation:
         return errors.UnsupportedOperation(backend=self.backend, operation=operation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +50,20 @@ class Connecting:
             self.exporter.terminate(volume.backend_id, connector)
 
     def remove(self, volume: Volume) -> None:
-        """Remove all exports of a volume, whoever uses them. Succeeds when there are none."""
-        if self.exporter is not None:
+        """Remove all exports of a volume. Succeeds when there are none.
+
+        :raises volmig.errors.VolumeInUse: when a host is seen to use one.
+        """
+        if self.exporter is None:
+            return
+        try:
             self.exporter.remove(volume.backend_id)
+        except errors.VolumeInUse as exc:
+            raise errors.VolumeInUse(volume=volume.id, users=exc.fields["users"]) from exc
+
+    def exports(self) -> Sequence[str]:
+        """Return the ``backend_id`` of each volume of which there is an export, whole or not."""
+        return self.exporter.exports() if self.exporter is not None else ()
 
     def _by_export(self, connector: ConnectorProperties) -> bool:
         if connector.get("only_look"):

@@ -262,6 +262,9 @@ class LvmDriver(VolumeDriver):
     def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:
         self._connecting.remove(volume)
 
+    def list_exports(self) -> Sequence[str]:
+        return self._connecting.exports()
+
     # --- migration ----------------------------------------------------------------------------
 
     def migrate_volume(

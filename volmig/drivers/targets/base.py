@@ -49,7 +49,11 @@ class Exporter(abc.ABC):
 
     @abc.abstractmethod
     def remove(self, volume_id: str) -> None:
-        """Remove whatever there is of a volume, half-made or not, whoever uses it. Succeeds when there is nothing."""
+        """Remove whatever there is of a volume, half-made or not. Succeeds when there is nothing.
+
+        :raises volmig.errors.VolumeInUse: when a host is seen to use it; nothing was changed. Not every protocol shows
+            that.
+        """
 
     @abc.abstractmethod
     def exports(self) -> Sequence[str]:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,6 +22,8 @@ from volmig.drivers.targets.base import Exporter
 
 _SECONDS = 120.0
 """How long the kernel may take. It waits for the requests of a session that is ended."""
+_PATIENCE_SECONDS = 5.0
+"""How much longer the program is waited for, which ends by itself when that time is over."""
 
 
 class KernelExporter(Exporter):
@@ -89,11 +92,14 @@ class KernelExporter(Exporter):
             return answer.get("answer")
         if answer["refused"] == "busy":
             raise errors.StorageBusy(backend=self.backend, reason=answer["reason"])
+        if answer["refused"] == "in-use":
+            raise errors.VolumeInUse(volume=volume_id, users=f"by its export, from {answer['reason']}")
         raise self.failed(volume_id or "(all)", answer["reason"])
 
     def _run_tool(self, request: Mapping[str, Any], volume_id: str) -> Mapping[str, Any]:
         # Isolated: what runs as root takes no module from the working directory or the caller's environment.
         command = [*self.prefix, sys.executable, "-I", "-m", "volmig.drivers.targets.tool"]
+        until = time.monotonic() + _SECONDS
         try:
             process = subprocess.Popen(
                 command,
@@ -107,16 +113,19 @@ class KernelExporter(Exporter):
             raise self.failed(volume_id, f"{command[0]} cannot be run: {error.strerror}") from error
         with process:
             try:
-                output, complaint = process.communicate(json.dumps(request).encode(), timeout=_SECONDS)
+                text = json.dumps({**request, "until": until})
+                output, complaint = process.communicate(text.encode(), timeout=_SECONDS + _PATIENCE_SECONDS)
             except subprocess.TimeoutExpired as error:
                 _kill(process)
-                raise self.failed(volume_id, f"the kernel did not answer within {_SECONDS:g} seconds") from error
+                raise self._late(volume_id) from error
             except BaseException:
                 _kill(process)
                 raise
         try:
             answer = json.loads(output)
         except ValueError as error:
+            if time.monotonic() >= until:
+                raise self._late(volume_id) from error
             said = complaint.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
             reason = f"{command[0]} ended with status {process.returncode} and said: {said[0]}"
             raise self.failed(volume_id, reason) from error
@@ -124,8 +133,11 @@ class KernelExporter(Exporter):
             raise self.failed(volume_id, "the answer of the program that changes targets makes no sense")
         return answer
 
+    def _late(self, volume_id: str) -> errors.ExportFailed:
+        return self.failed(volume_id, f"the kernel did not answer within {_SECONDS:g} seconds")
+
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    # One that runs as another user by sudo is left to end by itself: its input has ended, and it does one thing only.
+    # One that runs as another user by sudo cannot be killed. It ends by itself as soon as its time is over.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

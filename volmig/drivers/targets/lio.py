@@ -23,6 +23,8 @@ _ADAPTER = "core/iblock_20261"
 """One for all devices; any free number does, and a high one keeps out of the way of targetcli."""
 _DEVICE = re.compile(r"Major: (\d+) Minor: (\d+)")
 _LINK = "volmig"
+_NO_SESSION = "No active iSCSI Session"
+"""How the kernel begins what it tells of a host without one; of any other it tells what its session is."""
 
 
 class Lio:
@@ -34,17 +36,26 @@ class Lio:
     def export(self, request: Export) -> None:
         """Show a device to one host, beside those that it is shown to already.
 
-        The target is enabled last, so that it is never reachable without its rules.
+        The target is enabled last, so that it is never reachable without its rules. What a call that fails has made is
+        taken back.
 
         :raises Refused: ``busy``, when somebody on this host has the device open exclusively.
         """
-        tree = self._tree
-        store = _store(request.name)
-        if self._device_of(store) not in (None, Path(request.device).stat().st_rdev):
+        if self._device_of(_store(request.name)) not in (None, Path(request.device).stat().st_rdev):
             # It holds something else, which had the name before.
             self.remove(request.name)
+        had_access = self._tree.exists(f"{_group(request.name)}/acls/{request.host_name}")
+        try:
+            self._show(request)
+        except (OSError, Refused):
+            # What is told is why it failed, not what else fails thereby.
+            with contextlib.suppress(OSError):
+                self._take_back(request, had_access=had_access)
+            raise
+
+    def _show(self, request: Export) -> None:
+        tree, group, store = self._tree, _group(request.name), _store(request.name)
         self._make_store(store, request)
-        group = _group(request.name)
         tree.make(group)
         for attribute, value in (("authentication", "1"), ("generate_node_acls", "0"), ("demo_mode_discovery", "0")):
             tree.put(f"{group}/attrib/{attribute}", value)
@@ -59,6 +70,16 @@ class Lio:
         self._make_portal(group, request)
         tree.put(f"{group}/enable", "1")
 
+    def _take_back(self, request: Export, *, had_access: bool) -> None:
+        """Undo a call that has failed, but nothing that a host could use before it."""
+        group = _group(request.name)
+        others = [name for name in self._tree.objects(f"{group}/acls") if name != request.host_name]
+        # What is not enabled was never whole, so that nobody uses it, whoever it names.
+        if not self._is_enabled(group) or not (others or had_access):
+            self.remove(request.name)
+        elif not had_access:
+            self._remove_access(group, request.host_name)
+
     def revoke(self, name: str, host_name: str) -> None:
         """Take a host's access back, and end its sessions; the target goes with its last host."""
         group = _group(name)
@@ -69,7 +90,7 @@ class Lio:
     def remove(self, name: str) -> None:
         """Remove a target with all that belongs to it, however much of it there is."""
         tree, group = self._tree, _group(name)
-        if tree.exists(group) and tree.read(f"{group}/enable") == "1":
+        if self._is_enabled(group):
             tree.write(f"{group}/enable", "0")
         for host_name in tree.objects(f"{group}/acls"):
             self._remove_access(group, host_name)
@@ -85,10 +106,19 @@ class Lio:
             with contextlib.suppress(OSError):
                 tree.remove(_ADAPTER)
 
+    def users(self, name: str) -> list[str]:
+        """Return the names of the hosts that have a session with a target."""
+        access = f"{_group(name)}/acls"
+        hosts = self._tree.objects(access)
+        return [host for host in hosts if not self._tree.read(f"{access}/{host}/info").startswith(_NO_SESSION)]
+
     def names(self) -> list[str]:
         """Return the names of all targets, and of devices that a target was to be made for."""
         targets = [name for name in self._tree.objects("iscsi") if name.startswith(("iqn.", "eui.", "naa."))]
         return sorted({*targets, *self._tree.objects(_ADAPTER)})
+
+    def _is_enabled(self, group: str) -> bool:
+        return self._tree.exists(group) and self._tree.read(f"{group}/enable") == "1"
 
     def _device_of(self, store: str) -> int | None:
         """Return the number of the device that a backstore holds; None when it holds none."""
@@ -109,7 +139,6 @@ class Lio:
             try:
                 tree.write(f"{store}/enable", "1")
             except OSError as error:
-                self.remove(request.name)
                 if error.errno == errno.EBUSY:
                     raise Refused("busy", f"{request.device} is held by something else on this host") from error
                 raise
@@ -122,10 +151,11 @@ class Lio:
     def _make_portal(self, group: str, request: Export) -> None:
         address = f"[{request.address}]" if ":" in request.address else request.address
         portal = f"{address}:{request.port}"
+        # First, since it fails for an address that is not this host's: whoever is connected keeps the old one then.
+        self._tree.make(f"{group}/np/{portal}")
         for other in self._tree.objects(f"{group}/np"):
             if other != portal:
                 self._tree.remove(f"{group}/np/{other}")
-        self._tree.make(f"{group}/np/{portal}")
 
     def _remove_access(self, group: str, host_name: str) -> None:
         access = f"{group}/acls/{host_name}"

@@ -9,6 +9,7 @@ exclusively is not exported; but nothing keeps a program on this host from openi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -35,25 +36,51 @@ class Nvmet:
     def export(self, request: Export) -> None:
         """Show a device to one host, beside those that it is shown to already.
 
-        The subsystem is put on its port last, so that it is never reachable without its rules.
+        The subsystem is put on its port last, so that it is never reachable without its rules. What a call that fails
+        has made is taken back.
 
         :raises Refused: ``busy``, when somebody on this host has the device open exclusively.
         """
-        tree = self._tree
         subsystem = _subsystem(request.name)
         if self._device_of(subsystem) not in ("", request.device):
             # It shows something else, which had the name before.
             self.remove(request.name)
+        had_access = self._tree.exists(f"{subsystem}/allowed_hosts/{request.host_name}")
+        try:
+            self._show(request)
+        except (OSError, Refused):
+            # What is told is why it failed, not what else fails thereby.
+            with contextlib.suppress(OSError):
+                self._take_back(request, had_access=had_access)
+            raise
+
+    def _show(self, request: Export) -> None:
+        tree, subsystem = self._tree, _subsystem(request.name)
         tree.make(subsystem)
         tree.put(f"{subsystem}/attr_allow_any_host", "0")
         self._make_namespace(subsystem, request)
         tree.make(f"hosts/{request.host_name}")
         tree.link(f"{subsystem}/allowed_hosts/{request.host_name}", f"hosts/{request.host_name}")
         port = self._make_port(_Address.of(request))
+        # Before it leaves the others: it fails for an address that is not this host's, and whoever is connected keeps
+        # the old one then.
+        tree.link(f"ports/{port}/subsystems/{request.name}", subsystem)
         for other in self._ports_of(request.name):
             if other != port:
                 self._leave_port(other, request.name)
-        tree.link(f"ports/{port}/subsystems/{request.name}", subsystem)
+                self._remove_unused_ports()
+
+    def _take_back(self, request: Export, *, had_access: bool) -> None:
+        """Undo a call that has failed, but nothing that a host could use before it."""
+        subsystem = _subsystem(request.name)
+        others = [name for name in self._tree.links(f"{subsystem}/allowed_hosts") if name != request.host_name]
+        # What is on no port was never whole, so that nobody uses it, whoever it names.
+        if not self._ports_of(request.name) or not (others or had_access):
+            self.remove(request.name)
+        elif not had_access:
+            self._tree.unlink(f"{subsystem}/allowed_hosts/{request.host_name}")
+        self._forget_host(request.host_name)
+        self._remove_unused_ports()
 
     def revoke(self, name: str, host_name: str) -> None:
         """Take a host's access back; the subsystem goes, and all connections to it end, with its last host."""
@@ -79,6 +106,10 @@ class Nvmet:
         tree.remove(subsystem)
         self._remove_unused_ports()
 
+    def users(self, name: str) -> list[str]:
+        """Return nobody: up to Linux 6.1 the kernel does not tell who is connected to a subsystem."""
+        return []
+
     def names(self) -> list[str]:
         """Return the names of all subsystems."""
         return self._tree.objects("subsystems")
@@ -103,12 +134,8 @@ class Nvmet:
         tree.make(namespace)
         tree.write(f"{namespace}/device_path", request.device)
         tree.put(f"{namespace}/device_uuid", str(uuid.UUID(request.serial)))
-        try:
-            _require_free(request.device)
-            tree.write(f"{namespace}/enable", "1")
-        except (OSError, Refused):
-            self.remove(request.name)
-            raise
+        _require_free(request.device)
+        tree.write(f"{namespace}/enable", "1")
 
     # --- hosts and ports ----------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ _WORD = re.compile(r"[A-Za-z0-9.:_-]{1,250}")
 class Refused(Exception):
     """A request that cannot be carried out.
 
-    :ivar kind: ``busy`` when it may succeed later and has changed nothing, ``unsupported`` when the kernel cannot do
-        it, ``failed`` for all else.
+    :ivar kind: ``busy`` when it may succeed later and has changed nothing, ``in-use`` when hosts have sessions, which
+        are the reason then, ``unsupported`` when the kernel cannot do it, ``failed`` for all else.
     """
 
     def __init__(self, kind: str, reason: str) -> None:

@@ -2,15 +2,22 @@
 
 It reads one request as JSON from its standard input, carries it out, and prints the answer as JSON. One such program
 works at a time; it may be killed at any time, and the repeated request then ends what was begun.
+
+A request says until when it may take (``until``, on the clock of :func:`time.monotonic`, which all processes of a boot
+share). The program ends then, by itself: whoever asked may not be able to kill one that runs as root, and must be able
+to rely on that nothing happens any more once it was given up.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +50,10 @@ def carry_out(targets: Lio | Nvmet, request: Mapping[str, Any]) -> list[str]:
     elif action == "revoke":
         targets.revoke(checked_name(request.get("name")), checked_host_name(request.get("host_name")))
     elif action == "remove":
-        targets.remove(checked_name(request.get("name")))
+        name = checked_name(request.get("name"))
+        if users := targets.users(name):
+            raise Refused("in-use", ", ".join(users))
+        targets.remove(name)
     else:
         raise Refused("failed", f"there is no action {action!r}")
     return []
@@ -84,6 +94,27 @@ def _run(*command: str) -> None:
 
 
 @contextmanager
+def _in_time(request: Mapping[str, Any]) -> Iterator[None]:
+    """End this program when the time of a request is over, however busy it is with it.
+
+    :raises Refused: when it is over already.
+    """
+    seconds = float(request["until"]) - time.monotonic()
+    if not math.isfinite(seconds):
+        raise ValueError
+    if seconds <= 0:
+        raise Refused("failed", "the request came when its time was over")
+    # The signal's own action, in place of a function of Python's, which would wait for a call of the kernel to return.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
 def _alone() -> Iterator[None]:
     fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -97,14 +128,14 @@ def answer(text: str) -> dict[str, Any]:
     """Carry a request out, and return the answer to it."""
     try:
         request = dict(json.loads(text))
-        with _alone():
+        with _in_time(request), _alone():
             targets = open_targets(request)
             return {"answer": carry_out(targets, request) if targets else []}
     except Refused as refusal:
         return {"refused": refusal.kind, "reason": str(refusal)}
     except OSError as error:
         return {"refused": "failed", "reason": f"{error.filename or 'the kernel'}: {error.strerror}"}
-    except (ValueError, TypeError):
+    except (KeyError, ValueError, TypeError):
         # Without what was wrong: a secret may be in it.
         return {"refused": "failed", "reason": "the request makes no sense"}
 

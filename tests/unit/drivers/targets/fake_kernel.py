@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from volmig.drivers.targets.configfs import ConfigFs
@@ -40,7 +40,11 @@ _RULES: tuple[tuple[str, dict[str, str], tuple[str, ...]], ...] = (
         },
         ("lun", "acls", "np"),
     ),
-    (r"iscsi/[^/]+/tpgt_1/acls/[^/]+", {"auth/userid": "", "auth/password": ""}, ()),
+    (
+        r"iscsi/[^/]+/tpgt_1/acls/[^/]+",
+        {"auth/userid": "", "auth/password": "", "info": "No active iSCSI Session for Initiator Endpoint: it"},
+        (),
+    ),
     (r"subsystems/[^/]+", {"attr_allow_any_host": "1", "attr_serial": "x"}, ("namespaces", "allowed_hosts")),
     (
         r"subsystems/[^/]+/namespaces/\d+",
@@ -63,12 +67,14 @@ class FakeKernel(ConfigFs):
     """Directories and files that behave like the kernel's objects.
 
     :ivar allowed: how many operations are carried out before the power goes; None for all.
+    :ivar failing: numbers of the operations that the kernel refuses.
     :ivar after_each: called after each operation.
     """
 
     def __init__(self, root: Path, *, after_each: Callable[[FakeKernel], None] = lambda _: None) -> None:
         super().__init__(root)
         self.allowed: int | None = None
+        self.failing: Container[int] = ()
         self.after_each = after_each
         self.busy: set[str] = set()
         self.operations = 0
@@ -87,6 +93,8 @@ class FakeKernel(ConfigFs):
         if self.allowed is not None and self.operations >= self.allowed:
             raise PowerCut
         self.operations += 1
+        if self.operations - 1 in self.failing:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
 
     def _make(self, path: Path) -> None:
         self._operate()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from volmig import errors
-from volmig.drivers.targets import exporter
+from volmig.drivers.targets import exporter, kernel
 from volmig.drivers.targets.base import Exporter
 from volmig.drivers.targets.options import target_options
 from volmig.drivers.targets.secrets import load_key
@@ -116,6 +117,9 @@ def test_what_the_program_refuses_is_told(tmp_path: Path) -> None:
     bench = _bench(tmp_path, "iscsi", '{"refused": "busy", "reason": "/dev/x is held"}')
     with pytest.raises(errors.StorageBusy, match="is held"):
         bench.exporter.connection("1-a", "/dev/x", HOST)
+    bench.says('{"refused": "in-use", "reason": "iqn.a"}')
+    with pytest.raises(errors.VolumeInUse, match=r"1-a .*iqn\.a"):
+        bench.exporter.remove("1-a")
     bench.says('{"refused": "failed", "reason": "no"}')
     with pytest.raises(errors.ExportFailed, match="1-a"):
         bench.exporter.terminate("1-a", HOST)
@@ -124,6 +128,24 @@ def test_what_the_program_refuses_is_told(tmp_path: Path) -> None:
         bench.exporter.remove("1-a")
     bench.script.unlink()
     with pytest.raises(errors.ExportFailed, match="cannot be run"):
+        bench.exporter.remove("1-a")
+
+
+def test_the_program_is_told_when_its_time_is_over(tmp_path: Path) -> None:
+    bench = _bench(tmp_path, "nvmet_tcp")
+    begun = time.monotonic()
+    bench.exporter.remove("1-a")
+    [(request, _)] = bench.requests()
+    assert begun + 120 <= request["until"] <= time.monotonic() + 120
+
+
+def test_a_program_that_has_ended_with_its_time_is_told_as_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = _bench(tmp_path, "nvmet_tcp")
+    bench.script.write_text("#!/bin/sh\ncat >/dev/null\nkill -ALRM $$\n")
+    monkeypatch.setattr(kernel, "_SECONDS", 0.0)
+    with pytest.raises(errors.ExportFailed, match="did not answer within 0 seconds"):
         bench.exporter.remove("1-a")
 
 

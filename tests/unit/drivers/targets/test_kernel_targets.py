@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.unit.drivers.targets.fake_kernel import FakeKernel, PowerCut
+from tests.unit.waiting import LONG
 from volmig.drivers.targets.lio import Lio
 from volmig.drivers.targets.nvmet_tree import Nvmet
 from volmig.drivers.targets.requests import Export, Refused
@@ -156,6 +165,92 @@ def test_a_device_that_somebody_holds_is_not_exported_and_nothing_is_left(tmp_pa
     assert kernel.state() == empty
 
 
+@BOTH
+@pytest.mark.parametrize("fails_on", [False, True])
+def test_an_export_that_fails_at_any_step_tells_why_and_leaves_nothing(
+    tmp_path: Path, protocol: type[Lio | Nvmet], fails_on: bool
+) -> None:
+    request, refused = _export(protocol), 0
+    whole = FakeKernel(tmp_path / "whole")
+    protocol(whole).export(request)
+    for step in range(whole.operations):
+        kernel = FakeKernel(tmp_path / f"fails{step}", after_each=_closed)
+        empty = kernel.state()
+        # Once, or from then on, so that it cannot be taken back either.
+        kernel.failing = range(step, 1000) if fails_on else (step,)
+        failed: OSError | None = None
+        try:
+            protocol(kernel).export(request)
+        except OSError as error:
+            failed = error
+        if failed is None:
+            # What is of no importance: that parts can be given back to a thin pool.
+            assert protocol is Lio
+            assert not fails_on
+            continue
+        refused += 1
+        assert failed.errno == errno.EADDRNOTAVAIL
+        kernel.failing = ()
+        if fails_on:
+            protocol(kernel).revoke(request.name, request.host_name)
+        assert kernel.state() == empty
+    assert refused >= whole.operations - 2
+
+
+@BOTH
+def test_an_export_that_fails_keeps_what_other_hosts_have(tmp_path: Path, protocol: type[Lio | Nvmet]) -> None:
+    one = _export(protocol)
+    # Elsewhere, so that the port fails beside one that is in use.
+    two = replace(one, host_name=f"{one.host_name}-b", address="127.0.0.2")
+    whole = FakeKernel(tmp_path / "whole")
+    protocol(whole).export(one)
+    begun = whole.operations
+    protocol(whole).export(two)
+    assert whole.operations - begun > 4
+    for step in range(begun, whole.operations):
+        kernel = FakeKernel(tmp_path / f"fails{step}", after_each=_closed)
+        protocol(kernel).export(one)
+        before = _without_places(kernel, "revalidate_size")
+        kernel.failing = (step,)
+        try:
+            protocol(kernel).export(two)
+        except OSError:
+            after = _without_places(kernel, "revalidate_size")
+            # When it fails behind the making of the new portal, that may be the one that stays.
+            reached = {key for key in after if "/np/" in key or key.startswith("ports/")}
+            assert reached
+            assert {key: value for key, value in after.items() if key not in reached} == {
+                key: value for key, value in before.items() if "/np/" not in key and not key.startswith("ports/")
+            }
+            # One that had access before the call keeps it as well.
+            kernel.failing = ()
+            protocol(kernel).export(one)
+            assert _without_places(kernel, "revalidate_size") == before
+            kernel.failing = (kernel.operations,)
+            with pytest.raises(OSError, match="Cannot assign"):
+                protocol(kernel).export(replace(one, address="127.0.0.3", port=3261))
+            assert protocol(kernel).names() == [one.name]
+            assert one.host_name in {Path(name).name for name in kernel.state()}
+
+
+def test_a_target_with_a_session_is_not_removed_as_if_it_were_left_over(tmp_path: Path) -> None:
+    kernel = FakeKernel(tmp_path)
+    empty, request = kernel.state(), _export(Lio)
+    Lio(kernel).export(request)
+    info = kernel.path(f"iscsi/{request.name}/tpgt_1/acls/{request.host_name}/info")
+    nobody = info.read_text()
+    info.write_text(f"InitiatorName: {request.host_name}\nInitiatorAlias: one\nLIO Session ID: 1")
+    before = kernel.state()
+    remove = {"action": "remove", "name": request.name}
+    with pytest.raises(Refused, match=request.host_name) as refusal:
+        carry_out(Lio(kernel), remove)
+    assert refusal.value.kind == "in-use"
+    assert kernel.state() == before
+    info.write_text(nobody)
+    carry_out(Lio(kernel), remove)
+    assert kernel.state() == empty
+
+
 def test_volumes_share_a_port_and_it_goes_with_the_last(tmp_path: Path) -> None:
     kernel = FakeKernel(tmp_path)
     targets, one = Nvmet(kernel), _export(Nvmet)
@@ -213,6 +308,41 @@ def test_a_request_that_is_not_what_it_must_be_is_refused(tmp_path: Path, change
 
 def test_what_is_no_request_is_answered_without_repeating_it() -> None:
     assert answer(f'{{"password": "{SECRET}"') == {"refused": "failed", "reason": "the request makes no sense"}
+
+
+TOOL = """
+import sys
+from pathlib import Path
+from volmig.drivers.targets import tool
+
+tool._LOCK, tool._CONFIGFS = Path(sys.argv[1]), Path(sys.argv[2])
+tool.main()
+"""
+
+
+def _ask_tool(lock: Path, **request: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", TOOL, str(lock), str(lock.parent)]
+    return subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, timeout=LONG, check=False)
+
+
+def test_the_program_ends_when_its_time_is_over(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    request = {"protocol": "iscsi", "action": "remove", "name": "iqn.2026-11.org.volmig:volume-1.aa"}
+    with lock.open("w") as held:
+        # Another one is at work, and does not end.
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = _ask_tool(lock, **request, until=time.monotonic() + 1)
+        assert (done.returncode, done.stdout) == (-signal.SIGALRM, "")
+    assert json.loads(_ask_tool(lock, **request, until=time.monotonic() + LONG).stdout) == {"answer": []}
+
+
+def test_the_program_does_nothing_when_its_time_was_over_before(tmp_path: Path) -> None:
+    done = _ask_tool(tmp_path / "lock", protocol="iscsi", action="list", until=time.monotonic() - 0.1)
+    assert json.loads(done.stdout) == {"refused": "failed", "reason": "the request came when its time was over"}
+    for until in ({}, {"until": None}, {"until": math.inf}, {"until": math.nan}, {"until": "x"}):
+        done = _ask_tool(tmp_path / "lock", protocol="iscsi", action="list", **until)
+        assert json.loads(done.stdout) == {"refused": "failed", "reason": "the request makes no sense"}
+    assert not (tmp_path / "lock").exists()
 
 
 def test_a_request_does_not_show_its_secret() -> None:
