@@ -47,6 +47,8 @@ class Code(enum.StrEnum):
     """An object that is named as a volume's, and belongs to nothing that is on record."""
     RETIRED_OVERDUE = "retired-overdue"
     """Old storage that should have been deleted by now."""
+    EXPORT_STALE = "export-stale"
+    """A volume is shown to other hosts, and by the records nobody uses it."""
     RESERVATION_STALE = "reservation-stale"
     """Room is reserved for something that has ended."""
     CHECKPOINT_STALE = "checkpoint-stale"

@@ -13,6 +13,7 @@ from typing import Any
 
 from volmig import errors
 from volmig.doctor.exam import GRACE_SECONDS
+from volmig.doctor.export_checks import take_back
 from volmig.doctor.findings import Code, Finding, Mended
 from volmig.doctor.leftovers import Refused, check_on_record, prove
 from volmig.doctor.record_checks import expected_place, is_needed, running_helpers
@@ -62,6 +63,7 @@ class _Doctor:
             Code.VOLUME_STUCK: self._free,
             Code.LEFTOVER_COPY: self._delete_leftover,
             Code.RETIRED_OVERDUE: self._delete_retired,
+            Code.EXPORT_STALE: self._take_back,
             Code.RESERVATION_STALE: self._release,
             Code.CHECKPOINT_STALE: self._forget_checkpoint,
             Code.HELPER_RUNNING: self._stop_helper,
@@ -128,6 +130,10 @@ class _Doctor:
             why = left[0].last_error or "the volume is not seen at its own place, or goes back to it"
             raise Refused(f"it is on record to be deleted, but still there: {why}")
         return "it is deleted"
+
+    def _take_back(self, finding: Finding) -> str:
+        backend = self._backends.at(finding.places[0])
+        return take_back(self._store, backend, finding, grace_seconds=self._grace_seconds)
 
     # --- records ------------------------------------------------------------------------------
 

@@ -112,13 +112,13 @@ class Records:
         for retired in self.retired:
             claim(retired.host, retired.name_id, retired.provider_id)
         for migration in self.unfinished.values():
-            for backend_id in self._ids_of(migration):
+            for backend_id in self.ids_of(migration):
                 # On its way back as well as on its way there.
                 claim(migration.destination, backend_id)
                 claim(migration.source, backend_id)
         return Claims(names=frozenset(names), ids=frozenset(ids))
 
-    def _ids_of(self, migration: Migration) -> set[str]:
+    def ids_of(self, migration: Migration) -> set[str]:
         """Return the ids under which a migration may have made an object, also before it was taken over."""
         found = {migration.volume_id, migration.destination_id}
         for entry in self.journals[migration.id]:

@@ -50,6 +50,10 @@ class Sight:
     """By the pool's address."""
     pools_down: dict[str, str] = field(default_factory=dict)
     """Pools that could not be listed, with the reason."""
+    exports: tuple[str, ...] = ()
+    """What it shows to other hosts, by ``backend_id``."""
+    exports_down: str = ""
+    """Why that could not be listed; empty when it was."""
 
 
 def look(backend: Backend) -> Sight:
@@ -69,6 +73,11 @@ def look(backend: Backend) -> Sight:
             return sight
         except errors.VolmigError as error:
             sight.pools_down[pool] = reason_of(error)
+    if backend.offers("list_exports"):
+        try:
+            sight.exports = backend.list_exports()
+        except errors.VolmigError as error:
+            sight.exports_down = reason_of(error)
     return sight
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from volmig import errors
+from volmig.doctor.export_checks import ExportExam
 from volmig.doctor.findings import Code, Finding
 from volmig.doctor.object_checks import ObjectExam, was_at_rest
 from volmig.doctor.record_checks import RECOVER
@@ -21,6 +22,8 @@ from volmig.store import MigrationQuery, Store
 
 _OF_STORE = (errors.StoreBusy, errors.StoreUnreachable, errors.StoreConflict, errors.ConfigurationError)
 """Errors that say nothing of a backend."""
+
+_OUT_OF_SERVICE = "It is out of service, so that what is in it could not be examined: "
 
 
 @dataclass(kw_only=True)
@@ -55,10 +58,28 @@ class BackendExam:
                 store=self.store, backends=self.backends, backend=self.backend, grace_seconds=self.grace_seconds
             )
             self.findings += exam.find(sight, before, after)
+            self._exports()
         except _OF_STORE:
             raise
         except errors.VolmigError as error:
             self._add_down(sight.address, reason_of(error))
+
+    def _exports(self) -> None:
+        sight = self.sight
+        exam = ExportExam(store=self.store, backend=self.backend, grace_seconds=self.grace_seconds)
+        try:
+            if not sight.exports_down:
+                self.findings += exam.find(sight.exports)
+        except _OF_STORE:
+            raise
+        except errors.VolmigError as error:
+            sight.exports_down = reason_of(error)
+        if sight.exports_down:
+            self._add_down(
+                f"exports of {sight.address}",
+                sight.exports_down,
+                "They cannot be listed, so that those are not found which nobody needs: ",
+            )
 
     # --- volumes ------------------------------------------------------------------------------
 
@@ -231,13 +252,13 @@ class BackendExam:
             )
         )
 
-    def _add_down(self, place: str, reason: str) -> None:
+    def _add_down(self, what: str, reason: str, begin: str = _OUT_OF_SERVICE) -> None:
         self.findings.append(
             Finding(
                 code=Code.BACKEND_DOWN,
-                what=place,
-                places=(place,),
-                explanation=f"It is out of service, so that what is in it could not be examined: {reason}",
+                what=what,
+                places=(what.rpartition(" ")[2],),
+                explanation=f"{begin}{reason}",
                 words=("backend", "show", self.backend.name),
             )
         )

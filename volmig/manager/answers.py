@@ -94,6 +94,15 @@ class Answers:
             names.add(found.name)
         return tuple(answer)
 
+    def ids(self, method: str, answer: Any) -> tuple[str, ...]:
+        if not isinstance(answer, Sequence) or isinstance(answer, str | bytes):
+            raise self.broken(method, f"it returned {type(answer).__name__}, not a sequence of ids")
+        for found in answer:
+            if not isinstance(found, str) or not found:
+                raise self.broken(method, f"an id in it is {found!r}")
+            self.text(method, "id", found)
+        return tuple(answer)
+
     def _object(self, method: str, found: Any) -> None:
         if not isinstance(found, StoredObject):
             raise self.broken(method, f"an object in it is {type(found).__name__}, not a StoredObject")

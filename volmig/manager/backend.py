@@ -305,9 +305,11 @@ class Backend:
         return self._answers.identity("identify_object", answer)
 
     def delete_object(self, volume: Volume, identity: str | None) -> None:
-        """Remove the object of *volume* unless another one has taken its name; see the driver's contract.
+        """Remove the object of *volume* unless another one has taken its name; see the driver's contract. First, what
+        shows the object to other hosts is taken back.
 
         :raises volmig.errors.StorageBusy: when an earlier call for this object was given up, and still runs.
+        :raises volmig.errors.VolumeInUse: when a host is seen to use it.
         """
         self._delete("delete_object", volume, identity, lambda: self.driver.delete_object(volume, identity))
 
@@ -318,8 +320,24 @@ class Backend:
             with self._deletions.at_work(deletion):
                 return function()
 
+        def unexport() -> None:
+            with self._deletions.at_work(deletion):
+                return self.driver.remove_export(RequestContext(), volume)
+
         self._deletions.require_none(deletion)
+        if self.offers("remove_export") and self._is_still(volume, identity):
+            # What a process that was killed has left would hold the object for ever.
+            self._answers.nothing("remove_export", self._ask("remove_export", unexport))
         self._answers.nothing(method, self._ask(method, delete))
+
+    def _is_still(self, volume: Volume, identity: str | None) -> bool:
+        """Say whether the object of a name is the one that is meant: the exports are those of whatever has it."""
+        if identity is None:
+            return True
+        try:
+            return self.identify_object(volume) == identity
+        except errors.VolumeObjectMissing:
+            return False
 
     def check_object(self, volume: Volume) -> None:
         """Let the driver compare a volume's object with its record, where that has no effects.
@@ -350,7 +368,7 @@ class Backend:
         return size
 
     def delete_volume(self, volume: Volume) -> None:
-        """Remove the object of *volume*. :raises volmig.errors.StorageBusy: as :meth:`delete_object`."""
+        """Remove the object of *volume*, as :meth:`delete_object`."""
         self._delete("delete_volume", volume, None, lambda: self.driver.delete_volume(volume))
 
     def extend_volume(self, volume: Volume, new_size_bytes: int) -> None:
@@ -420,6 +438,16 @@ class Backend:
         connector = self._connector(names, only_look=only_look)
         answer = self._ask(method, lambda: self.driver.terminate_connection(volume, connector))
         self._answers.nothing(method, answer)
+
+    def remove_export(self, volume: Volume) -> None:
+        """Take back whatever shows *volume* to other hosts. :raises volmig.errors.VolumeInUse: see the contract."""
+        method = "remove_export"
+        answer = self._ask(method, lambda: self.driver.remove_export(RequestContext(), volume))
+        self._answers.nothing(method, answer)
+
+    def list_exports(self) -> tuple[str, ...]:
+        """Return the ``backend_id`` of each volume that is shown to other hosts."""
+        return self._answers.ids("list_exports", self._ask("list_exports", self.driver.list_exports))
 
     def open_volume(self, volume: Volume, mode: str) -> BinaryIO:
         method = "open_volume"

@@ -76,6 +76,7 @@ POLICIES: Final = _table(
     _retry("delete_snapshot", "it succeeds when there is no snapshot"),
     _retry("create_export", "repeated, it gives the same answer"),
     _retry("remove_export", "it succeeds when there is no export"),
+    _retry("list_exports", "it only looks"),
     _fail("open_volume", "a handle that an earlier call has opened, and not returned, could still be open"),
     _fail("manage_existing", "the object may have been renamed, and the reference names it no more"),
     _fail("unmanage", "the object may have been let go, and have another owner"),

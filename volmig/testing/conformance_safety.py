@@ -127,6 +127,10 @@ class SafetyConformance:
         exported = kit.updated(volume, first)
         kit.check(exported, pattern)
         kit.driver.remove_export(kit.ctxt, exported)
+        assert exported.backend_id not in kit.driver.list_exports(), "it is exported yet"
+        kit.driver.remove_export(kit.ctxt, exported)
+        kit.driver.delete_volume(exported)
+        # What a process that was killed has left is taken back whether there is a volume or not.
         kit.driver.remove_export(kit.ctxt, exported)
 
     # --- hostile records ----------------------------------------------------------------------------------------

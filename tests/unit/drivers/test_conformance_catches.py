@@ -74,6 +74,11 @@ _BROKEN = {
     "DeleteOnce": ('options = {"fake_faults": ["delete_volume@3:fail"]}', "test_delete_of_an_absent_volume_succeeds"),
     "MigrateOnce": ('options = {"fake_faults": ["migrate_volume@2:fail"]}', "test_native_migration_repeated_succeeds"),
     "RenameOnce": ('options = {"fake_faults": ["update_migrated_volume@2:fail"]}', "test_rename_repeated"),
+    "KeepsExport": (
+        "class driver(FakeDriver):\n        def list_exports(self):\n            return list(self._made)\n"
+        "        def create_export(self, ctxt, volume):\n            self._made = [volume.backend_id]",
+        "test_retype_export_and_their_repetition",
+    ),
     "ExtendOnce": ('options = {"fake_faults": ["extend_volume@2:fail"]}', "test_extend_repeated_succeeds"),
     "ClaimsMigration": (
         "class driver(FakeDriver):\n        migrate_volume = VolumeDriver.migrate_volume",

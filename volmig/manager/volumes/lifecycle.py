@@ -23,7 +23,7 @@ from volmig.store.base import ReadTransaction, WriteTransaction
 LOG = logging.getLogger(__name__)
 
 _CREATE: Final = "create"
-_CREATE_CALLS: Final = ("create_volume", "delete_volume")
+_CREATE_CALLS: Final = ("create_volume", "remove_export", "delete_volume")
 _UNDO: Final = "undo"
 """Argument of a creation that is to be undone: why."""
 _DELETE: Final = Request(
@@ -39,7 +39,7 @@ _DELETE: Final = Request(
         VolumeStatus.EXTENDING,
     ),
     status=VolumeStatus.DELETING,
-    calls=("delete_volume",),
+    calls=("remove_export", "delete_volume"),
     allows_snapshots=False,
 )
 
