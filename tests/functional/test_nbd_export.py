@@ -75,9 +75,6 @@ def test_what_is_exported_is_read_and_written(tmp_path: Path, certificates: Path
             end.flush()
         assert disk.read_bytes()[MIB : MIB + 4096] == b"x" * 4096
         [server] = server_of(data)
-        assert ours.connection("v1", str(disk), {"host": "other"})["data"]["uri"] == data["uri"]
-        assert server_of(data) == [server]
-        ours.terminate("v1", {"host": "other"})
         opened(data).close()
         other = ours.connection("v2", str(disk.with_name("disk")), HERE)["data"]
         assert other["uri"] != data["uri"]
@@ -87,6 +84,43 @@ def test_what_is_exported_is_read_and_written(tmp_path: Path, certificates: Path
     assert not server.is_running()
     with pytest.raises(errors.TransferFailed, match="refused"):
         opened(data)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_two_hosts_write_to_one_volume_and_one_is_cut_off(tmp_path: Path, certificates: Path, disk: Path) -> None:
+    given = options(tmp_path, certificates, target_tls_client_name="CN={host}")
+    ours = exporter(given)
+    there = make_certificate(certificates / "there", certificates / "authority", "client", "there")
+    try:
+        one = ours.connection("v1", str(disk), HERE)["data"]
+        two = ours.connection("v1", str(disk), {"host": "there"})["data"] | {"tls_certificates": str(there)}
+        assert one["uri"] != two["uri"]
+        # Each of them is let in by its own name only.
+        for data, other in ((one, two), (two, one)):
+            with pytest.raises(errors.TransferFailed, match=r"not accept|TLS"):
+                opened(data | {"tls_certificates": other["tls_certificates"]})
+        with opened(one) as first:
+            second = opened(two)
+            try:
+                for end, byte, offset in ((first, b"1", 0), (second, b"2", MIB)):
+                    end.write_some(memoryview(byte * 4096), offset)
+                    end.flush()
+                with pytest.raises(errors.VolumeInUse, match=r"127\.0\.0\.1"):
+                    ours.remove("v1")
+                ours.terminate("v1", {"host": "there"})
+                with pytest.raises(OSError, match="the server ended the connection"):
+                    second.flush()
+            finally:
+                second.close()
+            first.write_some(memoryview(b"3" * 4096), 2 * MIB)
+            first.flush()
+        with pytest.raises(errors.TransferFailed, match="refused"):
+            opened(two)
+    finally:
+        ours.terminate("v1", HERE)
+        ours.remove("v1")
+    data = disk.read_bytes()
+    assert [data[at : at + 4096] for at in (0, MIB, 2 * MIB)] == [b"1" * 4096, b"2" * 4096, b"3" * 4096]
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -143,7 +177,8 @@ def test_it_is_found_again_when_its_owner_was_killed(tmp_path: Path, certificate
     assert owner.returncode == -signal.SIGKILL, owner.stderr
     ours = exporter(given)
     assert ours.exports() == ["v1"]
-    export = json.loads(next((tmp_path / "run").glob("*.json")).read_text())["export"]
+    [on_record] = json.loads(next((tmp_path / "run").glob("*.json")).read_text())["servers"]
+    export = on_record["export"]
     [server] = find("qemu-nbd", f"--export-name={export}")
     try:
         data = ours.connection("v1", str(disk), HERE)["data"]

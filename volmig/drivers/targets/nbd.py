@@ -1,4 +1,4 @@
-"""Exporting volumes by NBD over TLS, with a ``qemu-nbd`` for each: no module of the kernel is needed.
+"""Exporting volumes by NBD over TLS, with a ``qemu-nbd`` for each host: no module of the kernel is needed.
 
 qemu-nbd and not nbdkit: it goes past the page cache of this host (``--cache=none``), so that what a copy reads back
 comes from the storage, and it can hold the name in a client's certificate against the one host that it is for.
@@ -23,6 +23,7 @@ from volmig.drivers.lvm.commands import CommandFailed, Commands
 from volmig.drivers.targets.base import Exporter
 from volmig.drivers.targets.nbd_records import ExportRecord, Records
 from volmig.drivers.targets.servers import Server, boot_id, end, find
+from volmig.drivers.targets.tcp_peers import peers_of
 
 if TYPE_CHECKING:
     from volmig.drivers.base import ConnectionInfo, ConnectorProperties
@@ -48,11 +49,12 @@ class Runs(Protocol):
 
 
 class NbdExporter(Exporter):
-    """Exports the volumes of one backend. One server a volume, for as many hosts as it is exported to.
+    """Exports the volumes of one backend. Each host has a server of its own for each volume that it is shown.
 
     What runs is on record before it is started, under a name that nobody else can have given, so that it is found again
-    by any later process of the backend, and ended with the last host that it is for. Every host with a certificate of
-    the authority is let in, unless ``target_tls_client_name`` says what name its certificate must have.
+    by any later process of the backend. With it end the connections of its host, and no others. Every host with a
+    certificate of the authority that knows the name is let in, unless ``target_tls_client_name`` says what name its
+    certificate must have.
     """
 
     def __init__(
@@ -81,45 +83,50 @@ class NbdExporter(Exporter):
         """Export *device* to the host of *connector*, and return how it is reached. Repeating it gives the same answer.
 
         :param device: absolute path of a block device or a regular file.
-        :raises volmig.errors.StorageBusy: when the volume is exported already in a way that another host would lose.
+        :raises volmig.errors.StorageBusy: when other hosts have another device under the volume's name.
         :raises volmig.errors.HostNotIdentified: when certificates must have the host's name, and it has none.
         :raises volmig.errors.ExportFailed: when the server cannot be started.
         :raises volmig.errors.ProgramMissing: when there is no qemu-nbd.
         """
+        if not device.startswith("/"):
+            raise self.failed(volume_id, f"{device!r} is not an absolute path")
         initiator = _initiator(connector)
+        wanted = self._wanted(initiator)
         with self._records.locked(volume_id):
-            record = self._kept(volume_id, device, initiator)
-            if record is None:
-                record = self._started(volume_id, device, initiator)
-            elif initiator not in record.initiators:
-                record = dataclasses.replace(record, initiators=(*record.initiators, initiator))
-                self._records.write(record)
-        return self._info(record, initiator)
+            servers = self._records.read(volume_id)
+            self._require_device(servers, device, initiator)
+            for record in servers:
+                if initiator in record.initiators and self._serves(record, device, wanted):
+                    return self._info(record, initiator)
+            left = self._without(servers, initiator)
+            return self._info(self._started(volume_id, device, initiator, left), initiator)
 
     def terminate(self, volume_id: str, connector: ConnectorProperties) -> None:
-        """Take back the export to one host; the last one takes the server with it. Succeeds when there is none.
-
-        :raises volmig.errors.StorageBusy: when the server does not end.
-        """
-        initiator = _initiator(connector)
-        if not self._records.directory.is_dir():
-            return
-        with self._records.locked(volume_id):
-            record = self._records.read(volume_id)
-            left = tuple(name for name in record.initiators if name != initiator) if record is not None else ()
-            if record is None or not left:
-                self._end(volume_id, record)
-            elif left != record.initiators:
-                self._records.write(dataclasses.replace(record, initiators=left))
-
-    def remove(self, volume_id: str) -> None:
-        """Take back the export to all hosts. Succeeds when there is none.
+        """Take back the export to one host, and end its connections. Succeeds when there is none.
 
         :raises volmig.errors.StorageBusy: when the server does not end.
         """
         if self._records.directory.is_dir():
             with self._records.locked(volume_id):
-                self._end(volume_id, self._records.read(volume_id))
+                self._keep(volume_id, self._without(self._records.read(volume_id), _initiator(connector)))
+
+    def remove(self, volume_id: str) -> None:
+        """Take back the export to all hosts. Succeeds when there is none.
+
+        :raises volmig.errors.VolumeInUse: when somebody is connected; nothing was changed.
+        :raises volmig.errors.StorageBusy: when a server does not end.
+        """
+        if not self._records.directory.is_dir():
+            return
+        with self._records.locked(volume_id):
+            servers = self._records.read(volume_id)
+            peers = {peer for record in servers if self._runs(record) for peer in peers_of(record.port)}
+            if peers:
+                users = f"by its export, from {', '.join(sorted(peers))}"
+                raise errors.VolumeInUse(volume=volume_id, users=users)
+            for record in servers:
+                self._end(record)
+            self._keep(volume_id, ())
 
     def exports(self) -> list[str]:
         """Return the ids of the volumes that are exported, or were when this host went down."""
@@ -127,26 +134,44 @@ class NbdExporter(Exporter):
 
     # --- one server ---------------------------------------------------------------------------
 
-    def _kept(self, volume_id: str, device: str, initiator: str) -> ExportRecord | None:
-        """Return the record of a server that runs and can serve one more host; None when one has to be started."""
-        record = self._records.read(volume_id)
-        if record is None:
-            return None
-        runs = bool(record.pid) and bool(find(PROGRAM, _argument(record)))
-        if runs and record.device_identity == _identity(device) and record.identity == self._wanted(initiator):
-            return record
-        if runs and set(record.initiators) - {initiator}:
-            others = ", ".join(sorted(set(record.initiators) - {initiator}))
-            raise errors.StorageBusy(
-                backend=self.backend,
-                reason=f"volume {volume_id} is exported otherwise, to {others}, which would lose it",
-            )
-        self._end(volume_id, record, keeps_lock=True)
-        return None
+    def _runs(self, record: ExportRecord) -> bool:
+        return bool(record.pid) and bool(find(PROGRAM, _argument(record)))
 
-    def _started(self, volume_id: str, device: str, initiator: str) -> ExportRecord:
-        if not device.startswith("/"):
-            raise self.failed(volume_id, f"{device!r} is not an absolute path")
+    def _serves(self, record: ExportRecord, device: str, wanted: str) -> bool:
+        """Say whether a server runs as it would be started now."""
+        return self._runs(record) and (record.device_identity, record.identity) == (_identity(device), wanted)
+
+    def _require_device(self, servers: Sequence[ExportRecord], device: str, initiator: str) -> None:
+        """Refuse to show two hosts two devices as one volume."""
+        for record in servers:
+            others = sorted(set(record.initiators) - {initiator})
+            if others and self._runs(record) and record.device_identity != _identity(device):
+                raise errors.StorageBusy(
+                    backend=self.backend,
+                    reason=f"volume {record.volume_id} is exported to {', '.join(others)} with another device",
+                )
+
+    def _without(self, servers: Sequence[ExportRecord], initiator: str) -> tuple[ExportRecord, ...]:
+        """End what serves a host only, and return what is left of the servers, for the record."""
+        left = []
+        for record in servers:
+            others = tuple(name for name in record.initiators if name != initiator)
+            if others:
+                # All of them for a server of another host; some for one that an earlier version has started.
+                left.append(dataclasses.replace(record, initiators=others))
+            else:
+                self._end(record)
+        return tuple(left)
+
+    def _keep(self, volume_id: str, servers: Sequence[ExportRecord], *, keeps_lock: bool = False) -> None:
+        """Have on record what is left of the servers of a volume."""
+        if servers:
+            self._records.write(volume_id, servers)
+        else:
+            self._records.remove(volume_id, keeps_lock=keeps_lock)
+
+    def _started(self, volume_id: str, device: str, initiator: str, others: tuple[ExportRecord, ...]) -> ExportRecord:
+        # Beside those of other hosts, which QEMU's locks allow: a server does not mind other writers of a raw device.
         record = ExportRecord(
             volume_id=volume_id,
             export=f"volume-{volume_id}.{self.tag}.{token_hex(16)}",
@@ -158,17 +183,18 @@ class NbdExporter(Exporter):
             boot=boot_id(),
         )
         try:
-            return self._running(record)
+            return self._running(record, others)
         except BaseException:
             # Also when the caller is interrupted: what may run by then is found by its name.
-            self._end(volume_id, record, keeps_lock=True)
+            self._end(record)
+            self._keep(volume_id, others, keeps_lock=True)
             raise
 
-    def _running(self, record: ExportRecord) -> ExportRecord:
+    def _running(self, record: ExportRecord, others: tuple[ExportRecord, ...]) -> ExportRecord:
         taken: CommandFailed | None = None
         for attempt, port in enumerate(self._free_ports()):
             record = dataclasses.replace(record, port=port)
-            self._records.write(record)
+            self._records.write(record.volume_id, (*others, record))
             try:
                 self._commands.run(*self._command(record))
             except CommandFailed as exc:
@@ -184,7 +210,7 @@ class NbdExporter(Exporter):
                     f"{PROGRAM} was started, but /proc shows {len(servers)} of it: it ended at once, or /proc hides it",
                 )
             record = dataclasses.replace(record, pid=servers[0].pid, start_time_ticks=servers[0].start_time_ticks)
-            self._records.write(record)
+            self._records.write(record.volume_id, (*others, record))
             return record
         reason = f"no port of {self._address} from {self._first_port} on is free"
         raise self.failed(record.volume_id, reason) from taken
@@ -207,19 +233,17 @@ class NbdExporter(Exporter):
             command += ["--tls-authz=client"]
         return [*command, "--", record.device]
 
-    def _end(self, volume_id: str, record: ExportRecord | None, *, keeps_lock: bool = False) -> None:
-        """End the server on record, whether its start was seen or not, and then remove the record."""
-        if record is not None:
-            argument = _argument(record)
-            if record.pid and record.boot == boot_id():
-                # First, since one whose threads hang in the storage shows no command line any more.
-                self._end_server(record, Server(pid=record.pid, start_time_ticks=record.start_time_ticks))
-            # Again and again, since one that was just being started may have forked meanwhile, and twice, since it may
-            # have done so behind the back of whoever looked.
-            while servers := find(PROGRAM, argument) or find(PROGRAM, argument):
-                for server in servers:
-                    self._end_server(record, server)
-        self._records.remove(volume_id, keeps_lock=keeps_lock)
+    def _end(self, record: ExportRecord) -> None:
+        """End a server on record, whether its start was seen or not."""
+        argument = _argument(record)
+        if record.pid and record.boot == boot_id():
+            # First, since one whose threads hang in the storage shows no command line any more.
+            self._end_server(record, Server(pid=record.pid, start_time_ticks=record.start_time_ticks))
+        # Again and again, since one that was just being started may have forked meanwhile, and twice, since it may have
+        # done so behind the back of whoever looked.
+        while servers := find(PROGRAM, argument) or find(PROGRAM, argument):
+            for server in servers:
+                self._end_server(record, server)
 
     def _end_server(self, record: ExportRecord, server: Server) -> None:
         if not end(server, program=PROGRAM, argument=_argument(record), kill=self._kill):

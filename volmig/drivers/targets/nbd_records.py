@@ -8,18 +8,20 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-_VERSION = 1
+_VERSION = 2
+_ONE_SERVER = 1
+"""The version that had one server for all hosts of a volume, as the whole record."""
 _SAFE_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExportRecord:
-    """One export. It is written before its server is started, and removed when that is gone."""
+    """One server. It is on record before it is started, until it is gone."""
 
     volume_id: str
     export: str
@@ -29,7 +31,7 @@ class ExportRecord:
     """What tells the device from another one that gets its path, as long as somebody has it open."""
     port: int
     initiators: tuple[str, ...]
-    """The hosts that it is exported to."""
+    """The host that it is for; several for a server that an earlier version has started."""
     identity: str = ""
     """The one name whose certificate is let in; empty when all certificates of the authority are."""
     boot: str = ""
@@ -42,8 +44,6 @@ class ExportRecord:
         """Return what :meth:`facts` gave; None when *value* is nothing like it."""
         try:
             facts = dict(value)
-            if facts.pop("version") != _VERSION:
-                return None
             for name in ("port", "pid", "start_time_ticks"):
                 facts[name] = int(facts[name])
             initiators = tuple(str(name) for name in facts.pop("initiators"))
@@ -53,11 +53,24 @@ class ExportRecord:
 
     def facts(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"version": _VERSION, **asdict(self)}
+        return asdict(self)
+
+
+def _servers(value: Any) -> tuple[ExportRecord, ...] | None:
+    """Return the servers that the record of a volume tells of; None when *value* is no such record."""
+    if not isinstance(value, dict):
+        return None
+    facts = dict(value)
+    version = facts.pop("version", None)
+    told = [facts] if version == _ONE_SERVER else facts.get("servers") if version == _VERSION else None
+    if not isinstance(told, list):
+        return None
+    found = [ExportRecord.parsed(each) for each in told]
+    return tuple(each for each in found if each is not None) if None not in found else None
 
 
 class Records:
-    """The records in a directory. One process at a time works on the record of a volume: :meth:`locked`."""
+    """The records in a directory, one for each volume. One process at a time works on it: :meth:`locked`."""
 
     def __init__(self, directory: Path, *, prefix: str) -> None:
         """Keep where they are. :param prefix: begins the names of their files."""
@@ -79,29 +92,30 @@ class Records:
             finally:
                 os.close(fd)
 
-    def read(self, volume_id: str) -> ExportRecord | None:
-        """Return the record of a volume; None when there is none.
+    def read(self, volume_id: str) -> tuple[ExportRecord, ...]:
+        """Return the servers of a volume that are on record.
 
-        :raises OSError: also for one that cannot be understood, since a server may run that it tells of.
+        :raises OSError: also for a record that cannot be understood, since a server may run that it tells of.
         """
         path = self._path(volume_id, "json")
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            return None
+            return ()
         try:
-            found = ExportRecord.parsed(json.loads(content))
+            found = _servers(json.loads(content))
         except ValueError:
             found = None
-        if found is None or found.volume_id != volume_id:
+        if found is None or any(server.volume_id != volume_id for server in found):
             raise OSError(errno.EINVAL, f"{path} is no record of an export; stop the server that it may tell of")
         return found
 
-    def write(self, record: ExportRecord) -> None:
-        """Put a record on stable storage, in place of the one of the same volume."""
-        path, fresh = self._path(record.volume_id, "json"), self._path(record.volume_id, "new")
+    def write(self, volume_id: str, servers: Sequence[ExportRecord]) -> None:
+        """Put the servers of a volume on stable storage, in place of what was on record."""
+        path, fresh = self._path(volume_id, "json"), self._path(volume_id, "new")
+        record = {"version": _VERSION, "servers": [server.facts() for server in servers]}
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(json.dumps(record.facts()).encode() + b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(path)

@@ -20,6 +20,7 @@ from volmig import errors
 from volmig.drivers.lvm.commands import CommandFailed
 from volmig.drivers.targets.nbd import NbdExporter
 from volmig.drivers.targets.servers import Server, find
+from volmig.drivers.targets.tcp_peers import peers_of
 
 HERE = {"host": "here"}
 
@@ -106,6 +107,31 @@ def record_file(tmp_path: Path) -> Path:
     return path
 
 
+def on_record(tmp_path: Path) -> dict[str, Any]:
+    """Return what is on record of the one server."""
+    [server] = json.loads(record_file(tmp_path).read_text())["servers"]
+    return dict(server)
+
+
+def amend(tmp_path: Path, **changes: Any) -> None:
+    """Change what is on record of the one server."""
+    record = {"version": 2, "servers": [on_record(tmp_path) | changes]}
+    record_file(tmp_path).write_text(json.dumps(record))
+
+
+def as_before(tmp_path: Path, *initiators: str) -> None:
+    """Put the one server on record as the first version did, with the hosts that it served."""
+    record = {"version": 1, **on_record(tmp_path), "initiators": initiators}
+    record_file(tmp_path).write_text(json.dumps(record))
+
+
+def uri(command: tuple[str, ...]) -> str:
+    """Return the address of the server that a command starts."""
+    [port] = [word.rpartition("=")[2] for word in command if word.startswith("--port=")]
+    [name] = [word.rpartition("=")[2] for word in command if word.startswith("--export-name=")]
+    return f"nbds://127.0.0.1:{port}/{name}"
+
+
 def test_one_server_however_often_it_is_asked_for(tmp_path: Path, machine: Machine, device: str) -> None:
     ours = exporter(tmp_path, machine)
     first = ours.connection("v1", device, HERE)
@@ -125,17 +151,24 @@ def test_one_server_however_often_it_is_asked_for(tmp_path: Path, machine: Machi
     ours.remove("v1")
 
 
-def test_it_serves_as_long_as_one_host_needs_it(tmp_path: Path, machine: Machine, device: str) -> None:
+def test_each_host_has_a_server_that_ends_with_it(tmp_path: Path, machine: Machine, device: str) -> None:
     ours = exporter(tmp_path, machine)
     one = ours.connection("v1", device, {"host": "one"})
-    assert ours.connection("v1", device, {"host": "two"}) == one
+    two = ours.connection("v1", device, {"host": "two"})
+    assert {each["data"]["uri"] for each in (one, two)} == {uri(command) for command in machine.commands}
+    first, second = machine.running
+    assert ours.connection("v1", device, {"host": "one"}) == one
+    assert ours.connection("v1", device, {"host": "two"}) == two
     ours.terminate("v1", {"host": "three"})
+    assert machine.running == [first, second]
     ours.terminate("v1", {"host": "one"})
-    assert len(machine.running) == 1
     ours.terminate("v1", {"host": "one"})
-    assert len(machine.running) == 1
+    assert machine.running == [second]
+    assert ours.connection("v1", device, {"host": "two"}) == two
+    assert ours.exports() == ["v1"]
     ours.terminate("v1", {"host": "two"})
     assert machine.running == []
+    assert left(tmp_path) == []
     ours.connection("v1", device, {"host": "one"})
     ours.connection("v1", device, {"host": "two"})
     ours.remove("v1")
@@ -144,22 +177,22 @@ def test_it_serves_as_long_as_one_host_needs_it(tmp_path: Path, machine: Machine
 
 def test_the_command_says_what_is_wanted(tmp_path: Path, machine: Machine, device: str) -> None:
     ours = exporter(tmp_path, machine, target_tls_client_name="CN={host},O=x", target_tls_directory="/etc/a,b")
-    uri = ours.connection("v1", device, HERE)["data"]["uri"]
+    info = ours.connection("v1", device, HERE)
     [command] = machine.commands
     assert command[0] == "qemu-nbd"
     assert command[-2:] == ("--", device)
     assert {"--fork", "--persistent", "--format=raw", "--cache=none", "--bind=127.0.0.1"} <= set(command)
-    assert f"--export-name={uri.rpartition('/')[2]}" in command
+    assert info["data"]["uri"] == uri(command)
     assert any("dir=/etc/a,,b,verify-peer=on" in word for word in command)
     assert "authz-simple,id=client,identity=CN=here,,O=x" in command
     assert "--tls-authz=client" in command
-    with pytest.raises(errors.StorageBusy, match="exported otherwise, to here"):
-        ours.connection("v1", device, {"host": "other"})
-    assert ours.connection("v1", device, HERE)["data"]["uri"] == uri
+    ours.connection("v1", device, {"host": "other"})
+    assert "authz-simple,id=client,identity=CN=other,,O=x" in machine.commands[1]
+    assert ours.connection("v1", device, HERE) == info
     for name in ("", "a,O=y", "a b", "CN=x"):
         with pytest.raises(errors.HostNotIdentified):
             ours.connection("v2", device, {"host": name})
-    assert len(machine.running) == 1
+    assert len(machine.running) == 2
 
 
 def test_a_server_that_died_is_started_anew(tmp_path: Path, machine: Machine, device: str) -> None:
@@ -184,14 +217,70 @@ def test_another_device_of_the_same_path_is_not_taken_for_it(tmp_path: Path, mac
         ours.connection("v1", f"{device}-old", HERE)
 
 
+def test_a_server_of_the_first_version_goes_with_its_last_host(tmp_path: Path, machine: Machine, device: str) -> None:
+    ours = exporter(tmp_path, machine)
+    one = ours.connection("v1", device, {"host": "one"})
+    as_before(tmp_path, "one", "two")
+    [old] = machine.running
+    # Both keep it; who comes anew has one of its own.
+    assert ours.connection("v1", device, {"host": "one"}) == one
+    assert ours.connection("v1", device, {"host": "two"}) == one
+    assert ours.connection("v1", device, {"host": "three"}) != one
+    assert len(machine.running) == 2
+    ours.terminate("v1", {"host": "one"})
+    assert ours.connection("v1", device, {"host": "two"}) == one
+    ours.terminate("v1", {"host": "two"})
+    assert not is_running(old)
+    assert len(machine.running) == 1
+    ours.remove("v1")
+    assert machine.running == []
+
+
+def test_a_server_of_the_first_version_is_removed(tmp_path: Path, machine: Machine, device: str) -> None:
+    ours = exporter(tmp_path, machine)
+    ours.connection("v1", device, HERE)
+    as_before(tmp_path, "here")
+    assert ours.exports() == ["v1"]
+    ours.remove("v1")
+    assert machine.running == left(tmp_path) == []
+
+
+def test_a_start_that_fails_keeps_the_servers_of_others(tmp_path: Path, machine: Machine, device: str) -> None:
+    ours = exporter(tmp_path, machine)
+    one = ours.connection("v1", device, {"host": "one"})
+    machine.refusals = ["qemu-nbd: Unable to access credentials\n"]
+    with pytest.raises(errors.ExportFailed):
+        ours.connection("v1", device, {"host": "two"})
+    assert on_record(tmp_path)["initiators"] == ["one"]
+    assert ours.connection("v1", device, {"host": "one"}) == one
+    assert len(machine.running) == 1
+
+
+def test_one_that_somebody_is_connected_to_is_not_removed(tmp_path: Path, machine: Machine, device: str) -> None:
+    ours = exporter(tmp_path, machine)
+    ours.connection("v1", device, HERE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        amend(tmp_path, port=listener.getsockname()[1])
+        with socket.create_connection(listener.getsockname()), listener.accept()[0]:
+            with pytest.raises(errors.VolumeInUse, match=r"v1 .*127\.0\.0\.1"):
+                ours.remove("v1")
+            assert len(machine.running) == 1
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        assert peers_of(listener.getsockname()[1]) == []
+        with socket.create_connection(listener.getsockname()[:2]), listener.accept()[0]:
+            assert peers_of(listener.getsockname()[1]) == ["::1"]
+    ours.remove("v1")
+    assert machine.running == []
+
+
 def test_ports_that_are_taken_are_passed_over(tmp_path: Path, machine: Machine, device: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         machine.refusals = ["qemu-nbd: Failed to find an available port: Address already in use\n"]
-        uri = exporter(tmp_path, machine, target_port=port).connection("v1", device, HERE)["data"]["uri"]
-        found = int(uri.rpartition(":")[2].partition("/")[0])
+        told = exporter(tmp_path, machine, target_port=port).connection("v1", device, HERE)["data"]["uri"]
+        found = int(told.rpartition(":")[2].partition("/")[0])
         assert found > port + 1
-    assert json.loads(record_file(tmp_path).read_text())["port"] == found
+    assert on_record(tmp_path)["port"] == found
 
 
 def test_a_server_that_cannot_be_started(tmp_path: Path, machine: Machine, device: str) -> None:
@@ -229,12 +318,10 @@ def test_a_death_between_start_and_record_leaves_no_orphan(tmp_path: Path, machi
     ours = exporter(tmp_path, machine)
     first = ours.connection("v1", device, HERE)
     # As it was written before the start.
-    facts = json.loads(record_file(tmp_path).read_text())
-    record_file(tmp_path).write_text(json.dumps(facts | {"pid": 0, "start_time_ticks": 0}))
+    amend(tmp_path, pid=0, start_time_ticks=0)
     assert exporter(tmp_path, machine).connection("v1", device, HERE) != first
     assert len(machine.running) == 1
-    facts = json.loads(record_file(tmp_path).read_text())
-    record_file(tmp_path).write_text(json.dumps(facts | {"pid": 0, "start_time_ticks": 0}))
+    amend(tmp_path, pid=0, start_time_ticks=0)
     exporter(tmp_path, machine).terminate("v1", HERE)
     assert machine.running == []
 
@@ -244,8 +331,7 @@ def test_a_death_before_the_start_is_no_export(tmp_path: Path, machine: Machine,
     ours.connection("v1", device, HERE)
     machine.running[0].kill()
     machine.processes[0].wait(LONG)
-    facts = json.loads(record_file(tmp_path).read_text())
-    record_file(tmp_path).write_text(json.dumps(facts | {"pid": 0, "start_time_ticks": 0}))
+    amend(tmp_path, pid=0, start_time_ticks=0)
     assert ours.exports() == ["v1"]
     ours.terminate("v1", HERE)
     assert ours.exports() == []
@@ -253,17 +339,16 @@ def test_a_death_before_the_start_is_no_export(tmp_path: Path, machine: Machine,
 
 def test_strangers_are_never_ended(tmp_path: Path, machine: Machine, device: str) -> None:
     ours = exporter(tmp_path, machine)
-    uri = ours.connection("v1", device, HERE)["data"]["uri"]
-    argument = f"--export-name={uri.rpartition('/')[2]}"
+    told = ours.connection("v1", device, HERE)["data"]["uri"]
+    argument = f"--export-name={told.rpartition('/')[2]}"
     strangers = [
         machine.start("pgrep", "-f", argument),  # looks for it
         machine.start("qemu-nbd", f"{argument}0"),  # serves something else
         machine.start("grep", argument, "qemu-nbd"),
         machine.start("qemu-nbd", "--description", f"like {argument}"),
     ]
-    facts = json.loads(record_file(tmp_path).read_text())
     # The number of the process on record is another one's by now.
-    record_file(tmp_path).write_text(json.dumps(facts | {"pid": strangers[1].pid}))
+    amend(tmp_path, pid=strangers[1].pid)
     ours.terminate("v1", HERE)
     assert machine.running == strangers
 
@@ -300,7 +385,19 @@ def test_processes_of_root_are_ended_by_the_command(
     assert machine.running == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"version": 2}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"version": 1}',
+        b'{"version": 2}',
+        b'{"version": 2, "servers": [{}]}',
+        b'{"version": 3, "servers": []}',
+        b"\xff",
+    ],
+)
 def test_a_record_that_cannot_be_understood_is_told_of(
     tmp_path: Path, machine: Machine, device: str, content: bytes
 ) -> None:
