@@ -84,6 +84,21 @@ class Yard:
         engine.delete_volume(self.volume.id)
         assert engine.list_volumes() == []
 
+    def found_and_deleted_with_its_export(self, protocol: str) -> None:
+        """Leave an export as a process that was killed does, which the doctor finds; it goes with the volume."""
+        engine, backend_id = self.bench.engine, self.volume.backend_id
+        device = str(self.left.device(self.volume.backend_name))
+        exporter = make_exporter(self.root, protocol, backend="left")
+        exporter.connection(backend_id, device, here())
+        [found] = engine.examine(grace_seconds=0.0).findings
+        assert (found.code, found.what, found.safe) == ("export-stale", self.volume.id, True)
+        [mended] = engine.mend([found], grace_seconds=0.0)
+        assert mended.done, mended.outcome
+        assert targets() == []
+        exporter.connection(backend_id, device, here())
+        engine.delete_volume(self.volume.id)
+        assert (targets(), engine.list_volumes()) == ([], [])
+
     def _migrations(self) -> list[Any]:
         with self.bench.store.reading() as view:
             return list(view.list_migrations())
@@ -128,11 +143,11 @@ def assert_refused_after_a_write_on_its_host(place: Yard) -> None:
     assert logical_volumes(place.right) == []
 
 
-def make_exporter(root: Path, protocol: str) -> Exporter:
+def make_exporter(root: Path, protocol: str, backend: str = "b") -> Exporter:
     """Return an exporter for a device of the test's own."""
     options = {option.dest: option.default for option in target_options()}
     made = exporter(
-        options | {"target_protocol": protocol, "target_secret_file": str(root / "key")}, backend="b", host="here"
+        options | {"target_protocol": protocol, "target_secret_file": str(root / "key")}, backend=backend, host="here"
     )
     assert made is not None
     return made

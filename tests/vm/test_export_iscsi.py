@@ -85,6 +85,11 @@ def test_an_address_that_is_not_this_hosts_leaves_nothing(tmp_path: Path) -> Non
         place.fails_and_leaves_nothing()
 
 
+def test_an_export_that_was_left_is_found_and_goes_with_its_volume(tmp_path: Path) -> None:
+    with yard(tmp_path, "iscsi") as place:
+        place.found_and_deleted_with_its_export("iscsi")
+
+
 def test_only_the_host_that_is_named_and_knows_its_secret_gets_in(tmp_path: Path) -> None:
     exporter = make_exporter(tmp_path, "iscsi")
     with loop_device(8 * MIB) as device:
@@ -127,6 +132,9 @@ def test_only_the_host_that_is_named_and_knows_its_secret_gets_in(tmp_path: Path
             assert connector.connect(data) == path
             assert int(run("blockdev", "--getsize64", path)) == 8 * MIB
             Path(path).write_bytes(b"written through the export")
+            with pytest.raises(errors.VolumeInUse, match=here()["initiator"]):
+                exporter.remove("1-a")
+            assert sessions()
             connector.disconnect(connector.release_data(data))
             connector.disconnect(connector.release_data(data))
             assert (sessions(), node_records()) == ([], [])

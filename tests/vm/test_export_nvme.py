@@ -74,6 +74,11 @@ def test_an_address_that_is_not_this_hosts_leaves_nothing(tmp_path: Path) -> Non
         place.fails_and_leaves_nothing()
 
 
+def test_an_export_that_was_left_is_found_and_goes_with_its_volume(tmp_path: Path) -> None:
+    with yard(tmp_path, "nvmet_tcp") as place:
+        place.found_and_deleted_with_its_export("nvmet_tcp")
+
+
 def test_only_the_host_that_is_named_gets_in(tmp_path: Path) -> None:
     exporter = make_exporter(tmp_path, "nvmet_tcp")
     with loop_device(8 * MIB) as device:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import socket
 from pathlib import Path
 
 from volmig.drivers.targets.configfs import ConfigFs
@@ -151,8 +152,10 @@ class Lio:
     def _make_portal(self, group: str, request: Export) -> None:
         address = f"[{request.address}]" if ":" in request.address else request.address
         portal = f"{address}:{request.port}"
-        # First, since it fails for an address that is not this host's: whoever is connected keeps the old one then.
-        self._tree.make(f"{group}/np/{portal}")
+        # First, since it may fail: whoever is connected keeps the old one then.
+        if not self._tree.exists(f"{group}/np/{portal}"):
+            _require_own(request.address)
+            self._tree.make(f"{group}/np/{portal}")
         for other in self._tree.objects(f"{group}/np"):
             if other != portal:
                 self._tree.remove(f"{group}/np/{other}")
@@ -168,6 +171,17 @@ class Lio:
         for link in self._tree.links(directory):
             self._tree.unlink(f"{directory}/{link}")
         self._tree.remove(directory)
+
+
+def _require_own(address: str) -> None:
+    """Refuse an address that is not this host's. The kernel listens at any; nobody would ever reach it there."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            # Whatever else is wrong with it is for the kernel to say.
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise Refused("failed", f"{address} is no address of this host") from error
 
 
 def _group(name: str) -> str:

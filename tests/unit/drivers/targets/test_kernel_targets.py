@@ -251,6 +251,21 @@ def test_a_target_with_a_session_is_not_removed_as_if_it_were_left_over(tmp_path
     assert kernel.state() == empty
 
 
+def test_an_address_that_is_not_this_hosts_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    kernel = FakeKernel(tmp_path)
+    empty, request = kernel.state(), _export(Lio)
+    # For documentation only (RFC 5737), so that it is nobody's.
+    elsewhere = replace(request, address="192.0.2.1")
+    with pytest.raises(Refused, match=r"192\.0\.2\.1 is no address of this host"):
+        Lio(kernel).export(elsewhere)
+    assert kernel.state() == empty
+    Lio(kernel).export(request)
+    before = kernel.state()
+    with pytest.raises(Refused, match="is no address"):
+        Lio(kernel).export(elsewhere)
+    assert kernel.state() == before
+
+
 def test_volumes_share_a_port_and_it_goes_with_the_last(tmp_path: Path) -> None:
     kernel = FakeKernel(tmp_path)
     targets, one = Nvmet(kernel), _export(Nvmet)
