@@ -45,7 +45,9 @@ class Lio:
         if self._device_of(_store(request.name)) not in (None, Path(request.device).stat().st_rdev):
             # It holds something else, which had the name before.
             self.remove(request.name)
-        had_access = self._tree.exists(f"{_group(request.name)}/acls/{request.host_name}")
+        access = f"{_group(request.name)}/acls/{request.host_name}"
+        # One without is what a program that was killed has left, and gives no access.
+        had_access = self._tree.exists(f"{access}/lun_0/{_LINK}")
         try:
             self._show(request)
         except (OSError, Refused):
