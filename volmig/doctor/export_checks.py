@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from volmig import errors
 from volmig.doctor.findings import Code, Finding
 from volmig.doctor.leftovers import Refused
 from volmig.doctor.records import Records
@@ -157,7 +156,5 @@ def take_back(store: Store, backend: Backend, finding: Finding, *, grace_seconds
         return "it is taken back already"
     backend.remove_export(stale.exported)
     if backend_id in backend.list_exports():
-        raise errors.ExportFailed(
-            volume=stale.volume.id, backend=backend.name, protocol="its protocol", reason="it is still there"
-        )
+        raise Refused("it was taken back, and is there still or again")
     return "it is taken back"

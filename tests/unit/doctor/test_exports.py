@@ -45,6 +45,15 @@ def test_one_that_a_host_uses_is_told_and_stays(world):
     assert list(world.fake("left").exported) == [volume.id]
 
 
+def test_one_that_does_not_go_is_not_told_as_mended(world, monkeypatch):
+    volume = world.create()
+    export(world, volume.id)
+    monkeypatch.setattr(world.fake("left"), "remove_export", lambda *_: None)
+    [mended] = mend(world)
+    assert not mended.done
+    assert "still or again" in mended.outcome
+
+
 def test_what_the_copy_was_called_is_the_volumes(world):
     volume = world.create()
     migration = add_migration(world, volume, Phase.SUCCESS, source="here@right#right", destination=SOURCE)
