@@ -216,6 +216,8 @@ class CommandLines:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    self.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            for entry in Path("/proc").iterdir():
+                # A process may end while it is looked at.
+                if entry.name.isdecimal():
+                    with contextlib.suppress(OSError):
+                        self.seen.add((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))

@@ -140,6 +140,10 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def not_asked() -> None:
+    raise AssertionError("a device that does not deny to count is not read")
+
+
 def test_a_number_is_worth_something_for_one_attachment_only(tmp_path: Path, boot: Path) -> None:
     device = put(tmp_path / "loop0", dev="7:0", diskseq="41")
     seen = [identity._device_identity(device, "7:0")]
@@ -167,14 +171,14 @@ def test_a_device_that_was_attached_again_is_another_version(tmp_path: Path, boo
     for device in (disk, part):
         put(disk, diskseq="41")
         boot.write_text("0000-000a\n")
-        first = identity._device_version(device)
+        first = identity._device_version(device, not_asked)
         assert first == (4, 6, 11, 13, 41, 10)
         assert identity.outlasts_detaching(first)
         assert len(first) != identity.FILE_VERSION
         put(disk, diskseq="42")
-        again = identity._device_version(device)
+        again = identity._device_version(device, not_asked)
         boot.write_text("0000-000b\n")
-        restarted = identity._device_version(device)
+        restarted = identity._device_version(device, not_asked)
         assert len({first, again, restarted}) == 3
 
 
@@ -182,7 +186,7 @@ def test_a_device_that_was_attached_again_is_another_version(tmp_path: Path, boo
 def test_without_a_diskseq_no_version_claims_to_know(tmp_path: Path, boot: Path, lost: str) -> None:
     device = put(tmp_path / "sda", stat=" ".join(str(number) for number in range(17)), diskseq="41")
     (boot if lost == "boot" else device / "diskseq").unlink()
-    version = identity._device_version(device)
+    version = identity._device_version(device, not_asked)
     assert version == (4, 6, 11, 13)
     assert not identity.outlasts_detaching(version)
     assert not identity.outlasts_detaching(None)
@@ -198,12 +202,28 @@ def test_the_version_of_a_device_counts_writes_and_discards_only(tmp_path: Path)
         changed = [*fields[:index], "99", *fields[index + 1 :]]
         put(device, stat="  ".join(changed))
         assert (identity._writes_counted(device) != before) == (index in (4, 6, 11, 13))
-    # An old kernel does not count discards, and somebody may have switched the counting off: that tells nothing.
+    # An old kernel does not count discards: that tells nothing.
     put(device, stat=" ".join(fields[:11]))
     assert identity._writes_counted(device) is None
-    put(device, stat=" ".join(fields), queue__iostats="0")
-    assert identity._writes_counted(device) is None
     assert identity._writes_counted(tmp_path / "absent") is None
+
+
+def test_a_device_that_denies_to_count_is_believed_when_it_does_not(tmp_path: Path) -> None:
+    fields = [str(number) for number in range(17)]
+    device = put(tmp_path / "dm-0", stat=" ".join(fields), queue__iostats="0")
+
+    def counted() -> None:
+        put(device, stat=" ".join(["1", *fields[1:]]))
+
+    def cannot() -> None:
+        counted()
+        raise OSError("an unreadable sector")
+
+    assert identity._device_version(device, lambda: None) is None
+    assert identity._device_version(device, counted) == (4, 6, 11, 13)
+    put(device, stat=" ".join(fields))
+    assert identity._device_version(device, cannot) is None
+    assert identity._device_version(put(tmp_path / "dm-1", queue__iostats="0"), lambda: None) is None
 
 
 @pytest.mark.parametrize("stage", list(CopyStage))
