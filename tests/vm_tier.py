@@ -1,8 +1,8 @@
 """Run the tier that needs virtual machines: ``python -m tests.vm_tier --results DIRECTORY -- [pytest arguments]``.
 
 Tests in ``tests/vm`` run in a machine, tests in ``tests/power`` on the host, where they boot machines of their own.
-Without arguments all run: the files of ``tests/vm`` in two machines at once, each file in a pytest of its own, then
-``tests/power``, also if something failed before. pytest's closing line is the last on stdout.
+Without arguments all run, two machines at once: the files of ``tests/vm``, each in a pytest of its own, and meanwhile
+``tests/power``. What failed is named at the end.
 """
 
 from __future__ import annotations
@@ -95,18 +95,30 @@ class _Files:
             sys.stdout.flush()
 
 
-def run_files(files: Sequence[str], results: Path) -> list[str]:
-    """Run files of tests in several machines at once; return those that failed, or that no machine could run."""
+def run_all(files: Sequence[str], results: Path) -> list[str]:
+    """Run files of tests in several machines at once, and the host's tests in place of one machine until they have
+    ended; return what failed, or could not be run.
+    """
     queue = _Files(list(files))
-    workers = [
-        threading.Thread(target=_serve, args=(queue, results / f"machine-{number}"), name=f"machine-{number}")
-        for number in range(_MACHINES)
-    ]
+
+    def serve(number: int) -> None:
+        if number == 0:
+            _run_on_host(queue, results)
+        _serve(queue, results / f"machine-{number}")
+
+    workers = [threading.Thread(target=serve, args=(number,), name=f"machine-{number}") for number in range(_MACHINES)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return [file for file in files if file not in queue.passed]
+    return [tests for tests in (*files, HOST_TESTS) if tests not in queue.passed]
+
+
+def _run_on_host(queue: _Files, results: Path) -> None:
+    began = time.monotonic()
+    [command] = commands(results, [HOST_TESTS])
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    queue.ended(HOST_TESTS, done.returncode, time.monotonic() - began, done.stdout)
 
 
 def _serve(queue: _Files, results: Path) -> None:
@@ -148,12 +160,10 @@ def main() -> int:
         asked = commands(options.results, options.given)
         return max(subprocess.run(command, check=False).returncode for command in asked)
     prepare()
-    failed = run_files(test_files(Path(GUEST_TESTS)), options.results)
-    power = commands(options.results, [HOST_TESTS])[0]
-    status = subprocess.run(power, check=False).returncode
+    failed = run_all(test_files(Path(GUEST_TESTS)), options.results)
     if failed:
-        sys.stderr.write(f"These failed in a machine: {', '.join(failed)}\n")
-    return 1 if failed else status
+        sys.stderr.write(f"These failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,17 +51,35 @@ class Machine:
         return int(command[-1] == "fails")
 
 
-def test_what_failed_and_what_no_machine_could_run_is_told(monkeypatch, tmp_path, capfdbinary):
+@pytest.fixture
+def on_host(monkeypatch):
+    """Stand in for the tests that run on the host; give what sets the status that they end with."""
+
+    def ends_with(status):
+        program = f"print('ran on the host', flush=True); raise SystemExit({status})"
+        monkeypatch.setattr(vm_tier, "commands", lambda *_: [[sys.executable, "-c", program]])
+
+    ends_with(0)
+    return ends_with
+
+
+def test_what_failed_and_what_no_machine_could_run_is_told(monkeypatch, tmp_path, capfdbinary, on_host):
     monkeypatch.setattr(vm_tier, "VirtualMachine", Machine)
-    assert vm_tier.run_files(["a", "breaks", "b", "fails", "c"], tmp_path) == ["breaks", "fails"]
+    assert vm_tier.run_all(["a", "breaks", "b", "fails", "c"], tmp_path) == ["breaks", "fails"]
     said = capfdbinary.readouterr().out.decode()
-    assert all(f"ran {name}\n" in said for name in ("a", "breaks", "b", "fails", "c"))
+    assert all(f"ran {name}\n" in said for name in ("a", "breaks", "b", "fails", "c", "on the host"))
     assert "it broke down" in said
 
 
-def test_machines_that_do_not_boot_leave_everything_undone(monkeypatch, tmp_path):
+def test_the_tests_of_the_host_count(monkeypatch, tmp_path, on_host):
+    monkeypatch.setattr(vm_tier, "VirtualMachine", Machine)
+    on_host(1)
+    assert vm_tier.run_all(["a"], tmp_path) == [vm_tier.HOST_TESTS]
+
+
+def test_machines_that_do_not_boot_leave_everything_undone(monkeypatch, tmp_path, on_host):
     def boot(*_, **__):
         raise BootFailed("it does not boot")
 
     monkeypatch.setattr(vm_tier, "VirtualMachine", boot)
-    assert vm_tier.run_files(["a", "b", "c"], tmp_path) == ["a", "b", "c"]
+    assert vm_tier.run_all(["a", "b", "c"], tmp_path) == ["a", "b", "c"]
