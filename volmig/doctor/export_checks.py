@@ -149,11 +149,12 @@ def take_back(store: Store, backend: Backend, finding: Finding, *, grace_seconds
     :raises volmig.errors.VolumeInUse: when a host is seen to use it.
     """
     (backend_id,) = finding.facts
+    if backend_id not in backend.list_exports():
+        return "it is taken back already"
+    # Last, since it takes time to look at exports, and somebody may have begun to use this one.
     with store.reading() as view:
         address = f"{backend.host}@{backend.name}"
         stale = stale_export(view, address, backend_id, grace_seconds=grace_seconds)
-    if backend_id not in backend.list_exports():
-        return "it is taken back already"
     backend.remove_export(stale.exported)
     if backend_id in backend.list_exports():
         raise Refused("it was taken back, and is there still or again")

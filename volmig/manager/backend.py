@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -36,7 +36,7 @@ LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_MAY_BE_LEFT_OUT = frozenset({"update_migrated_volume", "recover_migration"})
+_MAY_BE_LEFT_OUT = frozenset({"update_migrated_volume", "recover_migration", "remove_export"})
 """Methods for which the contract gives NotImplementedError a meaning."""
 
 _SETUP = ("do_setup", "check_for_setup_error")
@@ -326,8 +326,10 @@ class Backend:
 
         self._deletions.require_none(deletion)
         if self.offers("remove_export") and self._is_still(volume, identity):
-            # What a process that was killed has left would hold the object for ever.
-            self._answers.nothing("remove_export", self._ask("remove_export", unexport))
+            # What a process that was killed has left would hold the object for ever. A driver of an earlier contract
+            # may say by an error that there is nothing: the deletion itself tells.
+            with suppress(errors.VolumeObjectMissing, errors.UnsupportedOperation, NotImplementedError):
+                self._answers.nothing("remove_export", self._ask("remove_export", unexport))
         self._answers.nothing(method, self._ask(method, delete))
 
     def _is_still(self, volume: Volume, identity: str | None) -> bool:

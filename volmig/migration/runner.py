@@ -28,6 +28,7 @@ from volmig.migration.steps import (
     CannotGoBack,
     Copy,
     CreateDestination,
+    CutOver,
     Declined,
     Disconnect,
     DriverMove,
@@ -182,7 +183,10 @@ class MigrationRunner:
         """Decide what becomes of the object that an earlier owner was to make, or was copying to."""
         move = self._move
         made_as = move.intended(CreateDestination.name, "id")
-        if made_as != move.migration.destination_id or move.is_done(VerifyCopy.name):
+        if made_as != move.migration.destination_id:
+            return
+        if move.is_done(VerifyCopy.name):
+            self._prove_anew()
             return
         move.goes_on = self._may_go_on_with_copy()
         if not move.is_done(Copy.name):
@@ -191,6 +195,17 @@ class MigrationRunner:
         elif move.goes_on and load_checkpoint(move) is not None:
             # The digests of what was read after it are gone, and with them the proof that needs no second reading.
             move.note(EntryKind.UNDONE, Copy.name, {"reason": "it is made once more from its last checkpoint on"})
+
+    def _prove_anew(self) -> None:
+        """Have what was proved proved once more, while the source still counts: nobody has watched it meanwhile."""
+        move = self._move
+        if self._is_past_return or move.is_begun(CutOver.name):
+            return
+        # Without a verification there is nothing but the copy itself that looks at the source.
+        steps = (*((Copy.name,) if move.migration.verify == "none" else ()), VerifyCopy.name, Disconnect.name)
+        for step in steps:
+            if move.is_done(step):
+                move.note(EntryKind.UNDONE, step, {"reason": "nobody has watched the source since"})
 
     def _may_go_on_with_copy(self) -> bool:
         move = self._move

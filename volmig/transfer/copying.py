@@ -13,6 +13,7 @@ from volmig.transfer.base import (
     CopyOptions,
     CopyStage,
     End,
+    EndMark,
     EngineOutcome,
     HelperProcess,
     Tail,
@@ -167,10 +168,12 @@ def copy_data(
             opening.check_ends(opened_backing, opened_destination, size_bytes, sized=not makes_image)
         engine, reason = choose(source, destination, options)
         mark = lookup.mark(opened_source)
-        # Last: the flush of the source reaches it, and is counted as a write.
+        # Last: what the source held in its cache still reaches it.
         backing_mark = lookup.mark(opened_backing) if opened_backing else None
+        # Its writes are this copy's own.
+        place = EndMark(identity=opened_destination.identity, version=None)
         run = Run(
-            *(engine, opened_source.name, size_bytes, mark, opened_destination.mark(), options),
+            *(engine, opened_source.name, size_bytes, mark, place, options),
             is_backed=opened_backing is not None,
         )
         begin_bytes, begin_segments = run.begin(checkpoint)

@@ -84,7 +84,7 @@ def verify_copy(
     ):
         mark = copied.source_mark if copied else lookup.mark(opened_source)
         watches.enter_context(watched(opened_source, mark))
-        # Last: the flush of the source reaches it, and is counted as a write.
+        # Last: what the source held in its cache still reaches it.
         backing_mark = _backing_mark(opened_backing, copied, lookup)
         watches.enter_context(watched_backing(opened_backing, backing_mark, lookup))
         opening.check_ends(opened_source, opened_destination, size_bytes)

@@ -82,8 +82,8 @@ def _check(end: End, before: EndMark | None, options: CopyOptions | None, *, is_
 def bring_in(backing: OpenEnd) -> None:
     """Let the kernel count what programs wrote to a backing and what is still in its cache.
 
-    It is not written when such a program closes the device, since the target has that open too. Nor is it flushed here:
-    the kernel would count that as a write.
+    It is not written when such a program closes the device, since the target has that open too. It
+    need not be flushed for that.
     """
     with reading(backing.name, 0):
         backing.write_back(0, 0)
@@ -136,8 +136,10 @@ def _change(source: OpenEnd, before: EndMark) -> str:
     now = source.mark()
     if now.identity != before.identity or not source.is_still_in_place():
         return _ELSEWHERE
-    if before.version is None or now.version is None:
+    if before.version is None:
         return ""
+    if now.version is None:
+        return "what the kernel has counted of writes to it cannot be read any more"
     if len(before.version) != FILE_VERSION:
         if now.version == before.version:
             return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 
 from tests.unit.doctor.support import add_migration, codes, findings, mend
-from tests.unit.engine.world import SOURCE
+from tests.unit.engine.world import SOURCE, World
 from tests.unit.exporting import NAME
 from volmig.model import Attachment, Phase, RetiredObject, VolumeStatus
 
@@ -148,3 +149,21 @@ def test_exports_that_cannot_be_listed_hide_nothing_else(world):
     assert missing.code == "volume-missing"
     assert (down.code, down.where, down.what) == ("backend-down", "here@left", "exports of here@left")
     assert "no rights" in down.explanation
+
+
+def test_an_export_that_is_used_meanwhile_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = world.create()
+    driver = world.fake("left")
+    driver.exported[volume.id] = []
+    found = findings(world)
+    look = driver.list_exports
+
+    def attached_meanwhile() -> Sequence[str]:
+        monkeypatch.setattr(driver, "list_exports", look)
+        world.engine._volumes.attach(volume.id, instance="vm", mountpoint="/dev/vdb")
+        return look()
+
+    monkeypatch.setattr(driver, "list_exports", attached_meanwhile)
+    [mended] = mend(world, found)
+    assert not mended.done
+    assert volume.id in driver.exported

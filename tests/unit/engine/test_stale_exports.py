@@ -11,7 +11,7 @@ from tests.unit.engine.world import DESTINATION, World
 from tests.unit.exporting import NAME, ExportingDriver
 from tests.unit.waiting import LONG, until
 from volmig import errors
-from volmig.model import VolumeStatus
+from volmig.model import RequestContext, Volume, VolumeStatus
 
 MakeWorld = Callable[..., World]
 
@@ -78,3 +78,23 @@ def test_no_second_deletion_beside_a_removal_that_hangs(make_world: MakeWorld) -
     until(lambda: not world.engine.show_backend("left").calls_hanging)
     world.engine.delete_volume(volume.id)
     assert world.objects("left") == []
+
+
+class _Earlier(ExportingDriver):
+    """One that was written when the core never called it: it says by an error that there is nothing."""
+
+    def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:
+        raise errors.VolumeObjectMissing(volume=volume.id, location="nowhere")
+
+
+class _Stub(ExportingDriver):
+    def remove_export(self, ctxt: RequestContext, volume: Volume) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("kind", [_Earlier, _Stub])
+def test_drivers_of_an_earlier_contract_still_delete(make_world: Callable[..., World], kind: type) -> None:
+    world = make_world(kind="path", left={"volume_driver": f"{__name__}:{kind.__name__}"})
+    volume = world.create()
+    world.engine.delete_volume(volume.id)
+    assert world.engine.list_volumes() == []

@@ -20,7 +20,7 @@ from volmig.migration.move import Move
 from volmig.migration.ownership import OwnedMigration
 from volmig.migration.steps import Copy, Step, VerifyCopy, steps_for
 from volmig.migration.steps.base import Facts
-from volmig.migration.steps.data import Connect
+from volmig.migration.steps.data import Connect, Disconnect
 from volmig.model import EntryKind, JournalEntry, Method, Migration, Phase, Volume
 from volmig.store.sql import SqlStore
 from volmig.transfer import TransferProgress
@@ -314,6 +314,30 @@ def test_who_takes_over_a_finished_copy_finds_out_what_is_written_after_its_own_
     meddling = _Meddling(lambda: _write_behind(apart, sessions))
     owned = apart.run(claimed, steps=meddling.before("disconnect"))
     _assert_refused(apart, sessions, owned)
+
+
+@pytest.mark.parametrize("verify", ["digest", "none"])
+def test_who_takes_over_after_the_verification_proves_it_anew(
+    apart: World, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """Nobody watches the source between a worker's death and the takeover."""
+    migration = apart.accept(verify=verify)
+    _run_until_killed(apart, migration, Disconnect, monkeypatch)
+    _write_behind(apart, sessions)
+    source = Path(apart.driver("left").options["file_directory"]) / apart.volume.backend_name
+    content = source.read_bytes()
+    with apart.store.writing() as transaction:
+        transaction.update_migration(transaction.get_migration(migration.id), owner="")
+        claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
+    owned = apart.run(claimed)
+    if verify == "none":
+        assert owned.error is None
+        [copy] = Path(apart.driver("right").options["file_directory"]).glob("volume-*")
+        assert copy.read_bytes() == content
+    else:
+        assert isinstance(owned.error, errors.VerificationFailed | errors.SourceChanged)
+        assert apart.recorded().host == apart.source
+        assert source.read_bytes() == content
 
 
 def test_an_export_that_nobody_writes_behind_is_no_reason_to_fail(apart: World, sessions: Sessions) -> None:

@@ -1,10 +1,10 @@
 """What a move of a volume leaves behind: the extents that it had, with its data in them.
 
 Before a move begins, tags of LVM's on the volume tell which extents it will leave: ``volmig-leaves-<uuid of the
-physical volume>-<first>-<count>``; and before one is taken back, which it has filled. When the volume is at rest, those
-of them that are free are given to a volume of the driver's own, ``clearing-<uuid of the volume>``. It is cleared, as
-any other is that is deleted, and removed; then the tags are taken away. Whoever is killed in between has left enough
-for the next one to go on.
+physical volume>-<first>-<count>.<random>``; and before one is taken back, which it has filled. When the volume is at
+rest, those of them that are free are given to a volume of the driver's own, ``clearing-<uuid of the volume>``. It is
+cleared, as any other is that is deleted, and removed; then the tags are taken away. Whoever is killed in between has
+left enough for the next one to go on.
 
 LVM gives an extent to one volume only: what is cleared through a volume of the driver's own can be nobody else's. What
 others have been given meanwhile is theirs; it is not touched, and told of in the log.
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +31,12 @@ from volmig.drivers.lvm.reports import LogicalVolume, LvKind, PhysicalSegment
 
 LOG = logging.getLogger(__name__)
 
-_LEAVES: Final = re.compile(r"volmig-leaves-(?P<pv>[A-Za-z0-9-]{1,64})-(?P<first>\d{1,10})-(?P<count>\d{1,10})")
+_LEAVES: Final = re.compile(
+    r"volmig-leaves-(?P<pv>[A-Za-z0-9-]{1,64})-(?P<first>\d{1,10})-(?P<count>\d{1,10})\.[0-9a-f]{8}"
+)
+"""No two moves have a tag in common: who clears what one has left must not take the next one's record away."""
+_CLEARED: Final = re.compile(r"volmig-cleared-(?P<bytes>\d{1,20})")
+"""Tag of a volume through which is cleared: how much of it is, from its beginning."""
 _OWN: Final = "volmig-clearing"
 """Tag of a volume through which is cleared; a name alone could be anybody's."""
 _ATTEMPTS: Final = 3
@@ -80,20 +86,22 @@ class Leavings:
         if self.group.settings.clear == "none" or not extents:
             return
         uuids = {pv.name: pv.uuid for pv in self.group.physical_volumes()}
-        tags = [f"volmig-leaves-{uuids[each.pv]}-{each.first}-{each.count}" for each in extents if each.pv in uuids]
-        now = self._again(lv)
-        self._tag("--addtag", lv, [tag for tag in dict.fromkeys(tags) if now is None or tag not in now.tags])
+        known = [each for each in dict.fromkeys(extents) if each.pv in uuids]
+        nonce = secrets.token_hex(4)
+        self._tag(lv, add=[f"volmig-leaves-{uuids[each.pv]}-{each.first}-{each.count}.{nonce}" for each in known])
 
-    def _tag(self, how: str, lv: LogicalVolume, tags: Sequence[str]) -> None:
-        """Add tags, or take them away, in one change of LVM's metadata."""
-        if tags:
+    def _tag(self, lv: LogicalVolume, *, add: Iterable[str] = (), take: Iterable[str] = ()) -> None:
+        """Add tags and take others away, in one change of LVM's metadata."""
+        words = [word for tag in add for word in ("--addtag", tag)] + [
+            word for tag in take for word in ("--deltag", tag)
+        ]
+        if words:
             which = f'lv_name="{names.lv_name(lv.name)}" && lv_uuid="{lv.uuid}"'
-            words = [word for tag in tags for word in (how, tag)]
             self.group.commands.run("lvchange", "-q", "-y", *words, "-S", which, self.group.vg)
 
     # --- clearing -----------------------------------------------------------------------------
 
-    def settle(self, lv: LogicalVolume, *, patient: bool = True, at_rest: bool = False) -> None:
+    def settle(self, lv: LogicalVolume, *, patient: bool = True, at_rest: bool = False) -> bool:
         """Clear what moves of a volume have left, and forget it; change nothing while one is under way.
 
         What the volume has itself, since a move was taken back, is forgotten and not cleared.
@@ -101,25 +109,33 @@ class Leavings:
         :param patient: wait for others that are clearing it; else leave it to them.
         :param at_rest: change nothing either when the volume has something itself that is on record: a move may be
             about to begin, or to go on, or to be taken back, for which the room may be needed.
+        :returns: False when something is still to be cleared, by whoever is at it or later.
         :raises volmig.drivers.lvm.commands.CommandFailed: when it could not be cleared; it is still on record.
         :raises volmig.errors.StorageBusy: likewise, when a device is not there or is held open.
         """
         now = self._again(lv)
         records = {} if now is None else _records(now.tags)
         if now is None or not records:
-            return
+            return True
         layout = read_layout(self.group.commands, self.group.vg, now.name)
         if layout is None or layout.moves_of(now.name):
-            return
-        if at_rest and _shares(records.values(), self._segments(now.name)):
-            return
+            return False
+        own = self._segments(now.name)
+        if at_rest and _shares(records.values(), own):
+            return False
+        # First, and by itself: what follows can fail, and the next start leaves alone what looks like a move.
+        held = [tag for tag, record in records.items() if _size(_shares([record], own)) == record.count]
+        self._tag(now, take=held)
+        records = {tag: record for tag, record in records.items() if tag not in held}
         closed = {pv.uuid for pv in self.group.physical_volumes() if not pv.is_allocatable}
         settled = {tag: record for tag, record in records.items() if record.pv_uuid not in closed}
         if len(settled) < len(records):
             text = "what %s has left is not cleared where physical volumes take nothing (pvchange --allocatable n)"
             LOG.warning(text, lv.name, extra={"lv": lv.name})
-        if self._clear_free(now, settled.values(), patient=patient):
-            self._tag("--deltag", now, list(settled))
+        if not self._clear_free(now, settled.values(), patient=patient):
+            return False
+        self._tag(now, take=settled)
+        return True
 
     def are_there(self) -> bool:
         """Say whether anything is on record, or was left by somebody who has cleared."""
@@ -128,26 +144,33 @@ class Leavings:
     def settle_all(self) -> None:
         """Clear whatever moves of volumes have left in the group, and that nobody else is at.
 
-        :raises volmig.drivers.lvm.commands.CommandFailed: as :meth:`settle`.
-        :raises volmig.errors.StorageBusy: as :meth:`settle`.
+        What fails does not keep the rest; it is told in the log, and still on record.
         """
-        view = self.group.view()
-        for lv in view.volumes:
-            if _is_own(lv):
-                self._finish(lv, view.group.uuid, patient=False)
-        for lv in view.volumes:
+        for lv in self.group.view().volumes:
             if lv.kind is LvKind.THICK and _records(lv.tags):
-                self.settle(lv, patient=False, at_rest=True)
+                self._try(lv, lambda lv=lv: self.settle(lv, patient=False, at_rest=True))  # type: ignore[misc]
+        view = self.group.view()
+        for lv in filter(_is_own, view.volumes):
+            self._try(lv, lambda lv=lv: self._finish(lv, view.group.uuid, patient=False))  # type: ignore[misc]
+
+    def _try(self, lv: LogicalVolume, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (CommandFailed, errors.VolmigError, OSError) as error:
+            LOG.warning("%s: what was left is not cleared yet: %s", lv.name, error, extra={"lv": lv.name})
 
     def _clear_free(self, lv: LogicalVolume, records: Collection[_Record], *, patient: bool) -> bool:
         """Clear what is free of all that is on record; return False when somebody else is at it."""
         name = names.clearing_name(lv.uuid)
+        cleared: list[PhysicalSegment] = []
         for attempt in range(1, _ATTEMPTS + 1):
             view = self.group.view(name)
             left = view.get(name)
-            if left is not None and not self._finish(left, view.group.uuid, patient=patient):
-                return False
-            free = _shares(records, self._segments(""))
+            if left is not None:
+                cleared += self._segments(name)
+                if not self._finish(left, view.group.uuid, patient=patient):
+                    return False
+            free = _without(_shares(records, self._segments("")), cleared)
             if not free:
                 break
             try:
@@ -173,7 +196,17 @@ class Leavings:
         # under the same UUID. And no start of the machine activates what is left of it.
         self.group.commands.run(
             *("lvcreate", "-q", "-y", "-Wy", "-Zy", "--setactivationskip", "y", "--ignoreactivationskip"),
-            *("--type", "linear", "--addtag", _OWN, "--extents", str(sum(each.count for each in extents))),
+            # The group's own policy may be one that scattered extents cannot fit.
+            *(
+                "--type",
+                "linear",
+                "--alloc",
+                "normal",
+                "--addtag",
+                _OWN,
+                "--extents",
+                str(sum(each.count for each in extents)),
+            ),
             *("--name", name, self.group.vg, *places),
         )
 
@@ -193,6 +226,8 @@ class Leavings:
                 location=self.group.path(lv.name),
                 holder=f"a {lv.kind.value} volume that is not of volmig's making",
             )
+        if self._is_given_up(lv):
+            return self._removed(lv)
         try:
             self.group.activate(lv)
             path = self.group.path(lv.name)
@@ -200,14 +235,40 @@ class Leavings:
                 if not patient and devices.is_locked(fd):
                     return False
                 with devices.locked(fd):
-                    if self._again(lv) is None:
+                    now = self._again(lv)
+                    if now is None:
                         return True  # somebody else has cleared it and removed it
-                    Clearing(group=self.group).clear(lv, vg_uuid, whole=True)
+                    self._clear(now, vg_uuid)
         except NotThatVolume as exc:
             if is_still_there(self.group, lv):
                 raise without_device(self.group, lv, exc) from exc
             return True
         return self._removed(lv)
+
+    def _is_given_up(self, lv: LogicalVolume) -> bool:
+        """Say whether what a volume of the driver's own holds is given up, since its disk is not to be used."""
+        closed = {pv.name for pv in self.group.physical_volumes() if not pv.is_allocatable}
+        if closed.isdisjoint(lv.devices):
+            return False
+        text = "%s is given up without being cleared: it is on %s, which are to take nothing (pvchange --allocatable n)"
+        LOG.warning(text, lv.name, ", ".join(sorted(closed.intersection(lv.devices))), extra={"lv": lv.name})
+        return True
+
+    def _clear(self, lv: LogicalVolume, vg_uuid: str) -> None:
+        """Clear what earlier calls have not, and note how far it is: it may take longer than a process lives."""
+        noted = {tag: int(match["bytes"]) for tag in lv.tags if (match := _CLEARED.fullmatch(tag)) is not None}
+        begin = max(noted.values(), default=0)
+        if begin >= lv.size_bytes:
+            return
+
+        def note(cleared: int) -> None:
+            tag = f"volmig-cleared-{cleared}"
+            self._tag(lv, add=[tag], take=list(noted))
+            noted.clear()
+            noted[tag] = cleared
+
+        Clearing(group=self.group).clear(lv, vg_uuid, whole=True, begin=begin, note=note)
+        note(lv.size_bytes)
 
     def _removed(self, lv: LogicalVolume) -> bool:
         def is_removed() -> bool:
@@ -273,6 +334,29 @@ def _shares(records: Iterable[_Record], segments: Iterable[PhysicalSegment]) -> 
                 found.append(Extents(pv=segment.pv, first=first, count=last - first))
                 end = last
     return found
+
+
+def _without(extents: Iterable[Extents], cleared: Iterable[PhysicalSegment]) -> list[Extents]:
+    """Return what of the extents an earlier call has not cleared."""
+    left = list(extents)
+    for segment in cleared:
+        end = segment.first + segment.count
+        parts = []
+        for each in left:
+            last = each.first + each.count
+            if each.pv != segment.pv or last <= segment.first or end <= each.first:
+                parts.append(each)
+                continue
+            if each.first < segment.first:
+                parts.append(Extents(pv=each.pv, first=each.first, count=segment.first - each.first))
+            if end < last:
+                parts.append(Extents(pv=each.pv, first=end, count=last - end))
+        left = parts
+    return left
+
+
+def _size(extents: Iterable[Extents]) -> int:
+    return sum(each.count for each in extents)
 
 
 def _holds(outer: Extents, inner: Extents) -> bool:

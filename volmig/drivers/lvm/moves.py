@@ -25,6 +25,7 @@ is asked when a migration is undone, must answer in minutes, and aborting takes 
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from volmig.drivers.lvm.layouts import Extents, Layout, MoveUnderWay, read_layou
 from volmig.drivers.lvm.pvmove import BEGIN_SECONDS, TIMED_OUT, Pvmove, pvmove_at_work
 from volmig.drivers.lvm.reports import physical_volumes, volume_group
 from volmig.model import Volume
+
+LOG = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 2.0
 """How often it is looked how far a move is."""
@@ -294,7 +297,7 @@ class PhysicalMove:
 
     def _abort(self, move: MoveUnderWay) -> None:
         """Take a move back. One that has just come to its end stays, which the next look shows."""
-        self._record(move.filled)
+        self._record_if_possible(move.filled)
         try:
             self._program.abort(move.source)
         except CommandFailed:
@@ -335,8 +338,22 @@ class PhysicalMove:
 
     def _return(self, layout: Layout) -> None:
         """Bring back what has left."""
-        self._record(layout.places(self._destination_pvs, within=self._within))
+        self._record_if_possible(layout.places(self._destination_pvs, within=self._within))
         self._gather(self._source_pvs)
+
+    def _record_if_possible(self, extents: Sequence[Extents]) -> None:
+        """Keep record of what was filled, unless that fails: to take a move back must not depend on it. One that is
+        known to be bad would else take effect some day.
+        """
+        try:
+            self._record(extents)
+        except (CommandFailed, errors.VolmigError) as error:
+            LOG.warning(
+                "what the move of %s has filled is not on record, and will not be cleared: %s",
+                self._lv,
+                error,
+                extra={"lv": self._lv},
+            )
 
     # --- others -------------------------------------------------------------------------------
 

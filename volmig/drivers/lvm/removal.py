@@ -65,9 +65,18 @@ class Removal:
     def _clear_left(self, lv: LogicalVolume) -> None:
         """Clear what moves of the volume have left elsewhere: when it is gone nothing tells of that any more."""
         try:
-            Leavings(group=self.group).settle(lv)
+            is_settled = Leavings(group=self.group).settle(lv)
         except CommandFailed as exc:
-            raise self.group.failed("delete_volume", exc) from exc
+            failed = self.group.failed("delete_volume", exc)
+            failed.add_note(
+                f"What a move of {lv.name} has left cannot be cleared. Where its disk is broken, "
+                "`pvchange --allocatable n DEVICE` has it given up."
+            )
+            raise failed from exc
+        if not is_settled:
+            raise errors.StorageBusy(
+                backend=self.group.backend, reason=f"what a move of {lv.name} has left is still being cleared"
+            )
 
     def _require_no_snapshots(self, volume: Volume, lv: LogicalVolume) -> None:
         if lv.has_snapshots:

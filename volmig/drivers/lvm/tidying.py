@@ -44,7 +44,7 @@ class Tidying:
         if not self.group.settings.is_thin and leavings.are_there():
             self._begin(leavings.settle_all)
 
-    def _begin(self, work: Callable[[], None]) -> None:
+    def _begin(self, work: Callable[[], object]) -> None:
         done: Future[None] = Future()
 
         def run() -> None:
@@ -62,7 +62,7 @@ class Tidying:
         except TimeoutError:
             LOG.info("what was left in %s is still being cleared", self.group.vg)
 
-    def _try(self, work: Callable[[], None]) -> None:
+    def _try(self, work: Callable[[], object]) -> None:
         try:
             work()
         except (CommandFailed, errors.VolmigError, OSError) as error:

@@ -65,8 +65,10 @@ class Nvmet:
         # Before it leaves the others: it fails for an address that is not this host's, and whoever is connected keeps
         # the old one then.
         tree.link(f"ports/{port}/subsystems/{request.name}", subsystem)
+        # What other hosts use they keep, until the last one goes.
+        others = set(self._tree.links(f"{subsystem}/allowed_hosts")) - {request.host_name}
         for other in self._ports_of(request.name):
-            if other != port:
+            if other != port and not others:
                 self._leave_port(other, request.name)
                 self._remove_unused_ports()
 

@@ -18,6 +18,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FS_IOC_GETVERSION = 0x80087601
 _WRITES = (4, 6, 11, 13)
 """In a device's ``stat`` (kernel documentation, block/stat): write I/Os, write sectors, discard I/Os and sectors."""
+_REQUESTS = (4, 11)
+"""Those of them that are left out (0): the device mapper counts a flush, which changes nothing, as a write I/O of no
+sectors; a write has some."""
 _READS = 0
 """In the same: read I/Os."""
 _PROBE_BYTES = 4096
@@ -169,7 +172,9 @@ def _disk(device: Path) -> Path:
 def _writes_counted(device: Path) -> tuple[int, ...] | None:
     fields = _counters(device)
     # An old kernel does not count discards.
-    return tuple(fields[index] for index in _WRITES) if len(fields) > max(_WRITES) else None
+    if len(fields) <= max(_WRITES):
+        return None
+    return tuple(0 if index in _REQUESTS else fields[index] for index in _WRITES)
 
 
 def _counters(device: Path) -> list[int]:

@@ -15,7 +15,18 @@ class Failed(Exception):
 
 _VALUED = frozenset(
     {
-        *("-o", "-S", "--units", "--reportformat", "--name", "--size", "--virtualsize", "--thinpool", "--type"),
+        *(
+            "-o",
+            "-S",
+            "--units",
+            "--reportformat",
+            "--name",
+            "--size",
+            "--virtualsize",
+            "--thinpool",
+            "--type",
+            "--alloc",
+        ),
         *(
             "--config",
             "--extents",

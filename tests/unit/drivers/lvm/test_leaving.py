@@ -17,7 +17,9 @@ from tests.unit.drivers.lvm.fake_lvm import GARBAGE, MIB, Died, FakeLvm, Pv
 from volmig import errors
 from volmig.drivers.base import MigrationHost
 from volmig.drivers.lvm import LvmDriver
+from volmig.drivers.lvm.layouts import Extents
 from volmig.drivers.lvm.leaving import Leavings
+from volmig.drivers.lvm.reports import LogicalVolume
 from volmig.model import Volume
 
 OLD, NEW = "/dev/a", "/dev/b"
@@ -412,4 +414,92 @@ def test_a_move_that_failed_keeps_its_record_until_it_is_settled(lvm: FakeLvm) -
     assert len(tags(lvm, volume)) == 1
     lvm.restore()  # type: ignore[attr-defined]
     assert driver.recover_migration(support.CTXT, volume, destination(driver)) == (False, None)
+    require_clean(lvm, volume)
+
+
+def recorded(driver: LvmDriver, volume: Volume) -> tuple[LogicalVolume, Leavings]:
+    """Have on record what the volume has, and what a move that was taken back has filled elsewhere."""
+    [lv] = driver._group.view(volume.backend_name).volumes
+    leavings = Leavings(group=driver._group)
+    leavings.record(lv, [Extents(pv=OLD, first=0, count=3)])
+    leavings.record(lv, [Extents(pv=NEW, first=0, count=3)])
+    return lv, leavings
+
+
+def test_what_a_move_that_was_taken_back_has_filled_is_cleared_by_a_later_start(lvm: FakeLvm) -> None:
+    driver = ready(lvm)
+    volume = made(lvm, driver)
+    recorded(driver, volume)
+    lvm.left |= {(NEW, number): b"D" * MIB for number in range(3)}
+    _answering(lvm, fails("lvcreate"))
+    assert driver.recover_migration(support.CTXT, volume, destination(driver)) == (False, None)
+    lvm.restore()  # type: ignore[attr-defined]
+    assert len(tags(lvm, volume)) == 1
+    ready(lvm)
+    require_clean(lvm, volume)
+
+
+def test_who_clears_late_leaves_the_record_of_the_next_move(lvm: FakeLvm) -> None:
+    driver = ready(lvm)
+    volume = made(lvm, driver)
+    lv, leavings = recorded(driver, volume)
+    lvm.left |= {(NEW, number): b"D" * MIB for number in range(3)}
+
+    def record_again(command: tuple[str, ...]) -> None:
+        if "blkdiscard" in command:
+            lvm.before = lambda _: None
+            leavings.record(lv, [Extents(pv=OLD, first=0, count=3)])
+
+    lvm.before = record_again
+    assert leavings.settle(lv)
+    [kept] = tags(lvm, volume)
+    assert "-0-3." in kept
+
+
+def test_a_disk_that_cannot_be_cleared_keeps_no_other_waiting(lvm: FakeLvm) -> None:
+    driver = ready(lvm)
+    volumes = [made(lvm, driver) for _ in range(3)]
+    _answering(lvm, fails("blkdiscard"))
+    for volume in volumes:
+        assert migrate(driver, volume)
+    lvm.restore()  # type: ignore[attr-defined]
+    bad = min(name for name in lvm.lvs if name.startswith("clearing-"))
+    number = lvm.path(bad).stat().st_ino
+
+    def fail(command: tuple[str, ...]) -> None:
+        if "blkdiscard" in command and Path(command[-1]).stat().st_ino == number:
+            raise Failed("it is broken")
+
+    _answering(lvm, fail)
+    ready(lvm)
+    assert [name for name in lvm.lvs if name.startswith("clearing-")] == [bad]
+
+
+def test_a_broken_disk_does_not_keep_a_volume_from_being_deleted(lvm: FakeLvm) -> None:
+    driver = ready(lvm)
+    volume = made(lvm, driver)
+    _answering(lvm, fails("blkdiscard"))
+    assert migrate(driver, volume)
+    moved = support.volume("conformance@lvm#slow", len(DATA), id=volume.id)
+    with pytest.raises(errors.DriverFailed) as refused:
+        driver.delete_volume(moved)
+    assert "--allocatable n" in str(refused.value.__notes__)
+    lvm.restore()  # type: ignore[attr-defined]
+    lvm.pvs[0].allocatable = False
+    driver.delete_volume(moved)
+    assert lvm.lvs == {}
+
+
+def test_a_clearing_goes_on_where_it_was(lvm: FakeLvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("volmig.drivers.lvm.clearing._STEP_BYTES", MIB)
+    monkeypatch.setattr("volmig.drivers.lvm.clearing._NOTE_STEPS", 1)
+    volume = left_uncleared(lvm)
+    for _ in range(3):
+        lvm.after = dies_after("lvchange", "--addtag")
+        with pytest.raises(Died):
+            ready(lvm)
+    lvm.after = lambda _: None
+    ready(lvm)
+    offsets = [command[command.index("--offset") + 1] for command in lvm.log if "blkdiscard" in command]
+    assert offsets == ["0", str(MIB), str(2 * MIB)]
     require_clean(lvm, volume)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.unit.drivers.lvm.fake_pvmove import EXTENT_BYTES, TIMED_OUT, FakeLvm, done, failed
 from volmig import errors
+from volmig.drivers.lvm.commands import CommandFailed
 from volmig.drivers.lvm.layouts import Extents, Layout, Segment
 from volmig.drivers.lvm.moves import PhysicalMove
 from volmig.drivers.lvm.pvmove import pvmove_at_work
@@ -378,3 +379,23 @@ def test_processes_are_known_by_their_arguments(tmp_path: Path, words: list[str]
     (tmp_path / "18").mkdir()  # has ended since the directory was read
     (tmp_path / "17" / "cmdline").write_bytes(b"\0".join(word.encode() for word in words) + b"\0")
     assert pvmove_at_work("v", "lv", processes=tmp_path) is found
+
+
+@pytest.mark.parametrize(
+    "failure", [CommandFailed(("lvchange",), 5, "no room for tags"), errors.StorageBusy(backend="lvm", reason="a lock")]
+)
+def test_a_bad_move_is_taken_back_also_when_that_cannot_be_recorded(failure: Exception) -> None:
+    lvm = storage({"/dev/f1": 6}, difference=4096)
+    mover = move(lvm)
+    outcomes = iter([None, failure, failure])
+
+    def record(_: object) -> None:
+        error = next(outcomes)
+        if error is not None:
+            raise error
+
+    mover._record = record
+    with pytest.raises(errors.TransferFailed):
+        mover.carry_out()
+    assert lvm.moves == []
+    assert lvm.volumes == storage({"/dev/f1": 6}).volumes
