@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,8 +199,20 @@ def iscsid() -> Iterator[None]:
         process.wait()
 
 
+def log_command_lines(program: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put something before a program that logs each of its command lines; return the log."""
+    real, log = shutil.which(program), directory / f"{program}.log"
+    assert real is not None, f"{program} is not installed"
+    before = directory / "before"
+    before.mkdir()
+    (before / program).write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> {log}\nexec {real} "$@"\n')
+    (before / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{before}:{os.environ['PATH']}")
+    return log
+
+
 class CommandLines:
-    """Collects the command lines of all processes while it is entered."""
+    """Collects command lines of all processes while it is entered, as far as they last long enough to be seen."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()

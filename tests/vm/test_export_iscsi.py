@@ -20,6 +20,7 @@ from .exports import (
     assert_refused_after_a_write_on_its_host,
     here,
     iscsid,
+    log_command_lines,
     make_exporter,
     node_records,
     targets,
@@ -45,7 +46,10 @@ def sessions() -> list[str]:
     return [line for line in run("iscsiadm", "-m", "session", check=False).splitlines() if "volmig" in line]
 
 
-def test_a_volume_migrates_through_its_export(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_volume_migrates_through_its_export(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = log_command_lines("iscsiadm", tmp_path, monkeypatch)
     with yard(tmp_path, "iscsi") as place, CommandLines() as lines, caplog.at_level(logging.DEBUG):
         handle = place.bench.engine.migrate(
             place.volume.id, f"here@right#{place.right.name}", bandwidth_limit_bytes=SLOWLY
@@ -57,7 +61,9 @@ def test_a_volume_migrates_through_its_export(tmp_path: Path, caplog: pytest.Log
         assert (sessions(), node_records(), targets()) == ([], [], [])
     key = load_key(tmp_path / "key", backend="left")
     secret = secret_of(key, "chap", "here", "left", place.volume.backend_id, here()["initiator"])
-    assert any("--login" in line for line in lines.seen), "the command lines were not seen"
+    said = log.read_text()
+    assert "--login" in said, "the command lines were not seen"
+    assert secret not in said
     assert not [line for line in lines.seen if secret in line]
     assert secret not in caplog.text
     state = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
