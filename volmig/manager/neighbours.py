@@ -16,8 +16,8 @@ def require_own_pools(backend: Backend, earlier: Sequence[Backend], pools: Calla
     """Refuse a backend when a pool of its is that of another backend as well.
 
     Each of the two would take the other's volumes for strangers', offer them for adoption, and delete what the other
-    has on record. Which one is refused does not depend on which one is set up first. Only backends of one driver whose
-    storage has the same identity can share a pool; an earlier one that is out of service is passed over.
+    has on record. Only backends of one driver whose storage has the same identity can share a pool. An earlier one that
+    is out of service, or whose storage nobody has seen yet, is passed over: then both are served until the next start.
 
     :param earlier: the backends of this host that are enabled before this one.
     :param pools: asks the backend's driver for its pools.
