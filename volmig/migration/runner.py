@@ -180,13 +180,13 @@ class MigrationRunner:
     # --- what an earlier owner has left -------------------------------------------------------
 
     def _take_up_copy(self) -> None:
-        """Decide what becomes of the object that an earlier owner was to make, or was copying to."""
+        """Decide what becomes of the object that an earlier owner was to make, was copying to, or has proved."""
         move = self._move
-        made_as = move.intended(CreateDestination.name, "id")
-        if made_as != move.migration.destination_id:
-            return
         if move.is_done(VerifyCopy.name):
             self._prove_anew()
+            return
+        made_as = move.intended(CreateDestination.name, "id")
+        if made_as != move.migration.destination_id:
             return
         move.goes_on = self._may_go_on_with_copy()
         if not move.is_done(Copy.name):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
+from tests.unit.engine.test_recovery import mortal_engine, take_from
 from tests.unit.engine.world import DESTINATION, SOURCE, STORES, World, pattern_of
 from tests.unit.waiting import LONG, until
 from volmig import errors
@@ -228,3 +230,31 @@ def test_a_rollback_is_cancelled(make_world: MakeWorld) -> None:
     assert kept(world).migration_id == done.id
     world.engine.rollback_migration(done.id).result(LONG)
     world.assert_at(volume, SOURCE, Phase.SUCCESS)
+
+
+def test_what_is_written_after_a_worker_died_is_not_lost_either(make_world: MakeWorld) -> None:
+    """Wherever that was: who takes over proves anew that the volume still holds what the old storage does."""
+    seen: set[bool] = set()
+    die_at = 1
+    while True:
+        world = make_world(kind="path", migration={"heartbeat_seconds": 10.0, "cleanup_attempts": 1})
+        volume, done = moved(world)
+        mortal, _ = mortal_engine(world, die_at=die_at)
+        die_at += 1
+        try:
+            handle = mortal.rollback_migration(done.id)
+        except errors.StoreUnreachable:
+            continue
+        with contextlib.suppress(errors.VolmigError):
+            handle.wait(LONG)
+        entries = world.engine.history(handle.id)
+        if any((entry.kind, entry.subject) == (EntryKind.INTENT, "cut_over") for entry in entries):
+            break
+        seen.add(any((entry.kind, entry.subject) == (EntryKind.DONE, "verify") for entry in entries))
+        write(world, volume)
+        take_from(world, handle.id)
+        assert [taken.id for taken in world.engine.recover()] == [handle.id]
+        final = world.engine.migration(handle.id).wait(LONG)
+        assert (final.phase, final.error_code) == (Phase.ERROR, "changes-would-be-lost")
+        assert world.path(world.engine.show_volume(volume.id)).read_bytes()[5:12] == b"changed"
+    assert seen == {False, True}
