@@ -40,6 +40,7 @@ from volmig.migration.steps.data import load_checkpoint
 from volmig.migration.takeover import WORKER, earlier_workers, worker_facts
 from volmig.model import EntryKind, Method, Migration, Phase
 from volmig.store import Store
+from volmig.transfer import Verify
 
 LOG = logging.getLogger(__name__)
 
@@ -202,7 +203,8 @@ class MigrationRunner:
         if self._is_past_return or move.is_begun(CutOver.name):
             return
         # Without a verification there is nothing but the copy itself that looks at the source.
-        steps = (*((Copy.name,) if move.migration.verify == "none" else ()), VerifyCopy.name, Disconnect.name)
+        again = (Copy.name,) if Verify(move.migration.verify) is Verify.NONE else ()
+        steps = (*again, VerifyCopy.name, Disconnect.name)
         for step in steps:
             if move.is_done(step):
                 move.note(EntryKind.UNDONE, step, {"reason": "nobody has watched the source since"})

@@ -143,10 +143,7 @@ def test_a_session_that_does_not_end_at_once_is_ended_in_the_end(
     def mend(_: OwnedMigration) -> None:
         (sessions.directory / "refuse").unlink()
 
-    with world.store.writing() as transaction:
-        transaction.update_migration(transaction.get_migration(migration.id), owner="")
-        claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
-    world.run(claimed, before=mend)
+    world.run(_taken_over(world, migration), before=mend)
     world.assert_at_destination(migration)
     assert sessions.open() == []
 
@@ -236,6 +233,13 @@ def _cut_off_after_access(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(backend, "initialize_connection", die)
 
 
+def _taken_over(world: World, migration: Migration) -> Migration:
+    """Have a migration taken from its owner, who is dead, by another worker."""
+    with world.store.writing() as transaction:
+        transaction.update_migration(transaction.get_migration(migration.id), owner="")
+        return transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
+
+
 def _write_behind(world: World, sessions: Sessions) -> None:
     """Write to the volume on its host, while it is read through its export."""
     [link] = (path for path in sessions.directory.glob("session-*") if not path.is_symlink())
@@ -308,11 +312,8 @@ def test_who_takes_over_a_finished_copy_finds_out_what_is_written_after_its_own_
 ) -> None:
     migration = apart.accept()
     _run_until_killed(apart, migration, VerifyCopy, monkeypatch)
-    with apart.store.writing() as transaction:
-        transaction.update_migration(transaction.get_migration(migration.id), owner="")
-        claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
     meddling = _Meddling(lambda: _write_behind(apart, sessions))
-    owned = apart.run(claimed, steps=meddling.before("disconnect"))
+    owned = apart.run(_taken_over(apart, migration), steps=meddling.before("disconnect"))
     _assert_refused(apart, sessions, owned)
 
 
@@ -326,10 +327,7 @@ def test_who_takes_over_after_the_verification_proves_it_anew(
     _write_behind(apart, sessions)
     source = Path(apart.driver("left").options["file_directory"]) / apart.volume.backend_name
     content = source.read_bytes()
-    with apart.store.writing() as transaction:
-        transaction.update_migration(transaction.get_migration(migration.id), owner="")
-        claimed = transaction.claim_migration(migration.id, owner="second", lease_seconds=60.0)
-    owned = apart.run(claimed)
+    owned = apart.run(_taken_over(apart, migration))
     if verify == "none":
         assert owned.error is None
         [copy] = Path(apart.driver("right").options["file_directory"]).glob("volume-*")

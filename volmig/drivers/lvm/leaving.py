@@ -17,6 +17,7 @@ import re
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from volmig import errors
@@ -148,10 +149,10 @@ class Leavings:
         """
         for lv in self.group.view().volumes:
             if lv.kind is LvKind.THICK and _records(lv.tags):
-                self._try(lv, lambda lv=lv: self.settle(lv, patient=False, at_rest=True))  # type: ignore[misc]
+                self._try(lv, partial(self.settle, lv, patient=False, at_rest=True))
         view = self.group.view()
         for lv in filter(_is_own, view.volumes):
-            self._try(lv, lambda lv=lv: self._finish(lv, view.group.uuid, patient=False))  # type: ignore[misc]
+            self._try(lv, partial(self._finish, lv, view.group.uuid, patient=False))
 
     def _try(self, lv: LogicalVolume, work: Callable[[], object]) -> None:
         try:
